@@ -1,0 +1,308 @@
+#!/usr/bin/env bash
+# The stages of LLM-based speech translation. A recipe's run.sh calls this with its corpus's settings.
+set -euo pipefail
+
+log() {
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (llmst.sh:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+fail() {
+    echo "llmst.sh: error: $*" >&2
+    exit 1
+}
+
+# General
+stage=1                 # first stage
+stop_stage=8            # last stage
+skip_data_prep=false    # skip stages 1 to 3
+skip_train=false        # skip stages 4 to 6
+skip_eval=false         # skip stages 7 and 8
+force=false             # do finished work of the chosen stages again
+ngpu=1                  # GPUs for training; 0 trains on the CPU
+nj=4                    # parallel jobs of data preparation
+inference_nj=1          # parallel jobs of decoding
+gpu_inference=false     # decode on GPUs, one per job
+num_threads=1           # CPU threads of a training process
+dumpdir=dump            # formatted audio and mixtures
+expdir=exp              # foundation models, experiments, results
+python=python3          # the interpreter of path.sh's environment
+
+# Data
+directions=             # e.g. "fr-en de-en"; phases whose mixture names directions use those
+train_set=train         # splits; a set is <split>.<source>-<target>
+valid_set=dev
+test_sets=test          # e.g. "tst-COMMON tst-HE"
+local_data_opts=        # passed to local/data.sh
+speed_perturb_factors=  # e.g. "0.9 1.0 1.1"
+fs=16000
+audio_format=flac
+min_wav_duration=0.1    # seconds; shorter training utterances are dropped
+max_wav_duration=30     # seconds; longer training utterances are dropped
+
+# Method
+method=                 # a folder of conf/: its YAML files are the phases, in order
+phase=                  # only this phase (name of its YAML without .yaml) in stages 5 to 8
+train_args=             # more options for llmst_train, e.g. "--max_epoch 2 --optim_conf lr=1e-3"
+
+# Decoding
+inference_config=conf/decode.yaml
+inference_args=         # more options for llmst_inference, e.g. "--beam_size 1"
+inference_model=valid.loss.best.pth
+inference_task=st
+shuffled_control=false  # also decode with audio shuffled between utterances
+control_seed=1
+
+# Scoring
+score_opts=             # more options for llmst_score, e.g. "--buckets 5,10,15"
+
+help_message=$(grep -E '^(# [A-Z]|[a-z_]+=)' "$0" | sed -E 's/^# (.*)$/\n\1/; s/^([a-z_]+)=([^#]*)(# *(.*))?$/  --\1 (\2) \4/; s/ +\)/)/')
+run_args=$(printf '%q ' "$@")
+. ./path.sh
+. utils/parse_options.sh
+. ./cmd.sh
+[ $# -eq 0 ] || fail "unexpected argument '$1'; options are written --name value"
+[ -n "${method}" ] || fail "--method is missing; there are: $(cd conf && ls -d ./*/ | tr -d './' | xargs)"
+shopt -s nullglob
+configs=("conf/${method}"/*.yaml)
+[ ${#configs[@]} -gt 0 ] || fail "unknown method '${method}'; there are: $(for f in conf/*/[0-9]*.yaml; do basename "$(dirname "${f}")"; done | sort -u | xargs)"
+if [ -n "${phase}" ]; then
+    [ -e "conf/${method}/${phase}.yaml" ] || fail "unknown phase '${phase}' of ${method}; there are: $(basename -a -s .yaml "${configs[@]}" | xargs)"
+fi
+[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] || fail "--stage and --stop_stage take numbers"
+read -r -a direction_list <<< "${directions}"
+read -r -a test_list <<< "${test_sets}"
+
+in_range() { # stage skip_flag
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && ! "$2"
+}
+finished() { # mark key: whether the mark was left by a run with the same key
+    ! "${force}" && [ -e "$1" ] && [ "$(cat "$1")" = "$2" ]
+}
+mark() { # mark key
+    mkdir -p "$(dirname "$1")"
+    echo "$2" > "$1.tmp"
+    mv "$1.tmp" "$1"
+}
+tool() { # command arguments...
+    local name=$1
+    shift
+    "${python}" -m "espnet_llmst.bin.${name}" "$@"
+}
+phases() { # the phases to work on
+    basename -a -s .yaml "${configs[@]}" | grep -x "${phase:-.*}"
+}
+
+if in_range 1 "${skip_data_prep}"; then
+    key="${directions} ${local_data_opts}"
+    if finished data/.done "${key}"; then
+        log "stage 1: data/ is ready for ${directions}"
+    else
+        log "stage 1: data preparation"
+        # shellcheck disable=SC2086
+        local/data.sh --directions "${directions}" --nj "${nj}" ${local_data_opts}
+        mark data/.done "${key}"
+    fi
+fi
+
+sets_of() { # folder split split: the sets that the phases read
+    tool llmst_mix --list_sets --data_dir "$1" --splits "$2" "$3" \
+        --train_config "${configs[@]}" --directions "${direction_list[@]}"
+}
+
+if in_range 2 "${skip_data_prep}" && [ -n "${speed_perturb_factors}" ]; then
+    log "stage 2: speed perturbation ${speed_perturb_factors}"
+    for set in $(sets_of data "${train_set}" "${train_set}"); do
+        # shellcheck disable=SC2086
+        tool llmst_speed_perturb --data_dir "data/${set}" --out_dir "data/${train_set}_sp${set#"${train_set}"}" \
+            --factors ${speed_perturb_factors} --nj "${nj}"
+    done
+fi
+if [ -n "${speed_perturb_factors}" ]; then
+    train_set=${train_set}_sp
+fi
+
+if in_range 3 "${skip_data_prep}"; then
+    log "stage 3: format audio as ${fs} Hz ${audio_format}, drop what cannot be trained on"
+    force_option=$(if "${force}"; then echo --force; fi)
+    for set in $(sets_of data "${train_set}" "${valid_set}"); do
+        # shellcheck disable=SC2086
+        tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" --fs "${fs}" \
+            --audio_format "${audio_format}" --min_duration "${min_wav_duration}" \
+            --max_duration "${max_wav_duration}" ${force_option}
+    done
+    for test in "${test_list[@]}"; do
+        for direction in "${direction_list[@]}"; do
+            set=${test}.${direction}
+            # shellcheck disable=SC2086
+            tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" --fs "${fs}" \
+                --audio_format "${audio_format}" --keep_all ${force_option}
+        done
+    done
+fi
+
+if in_range 4 "${skip_train}"; then
+    log "stage 4: foundation models"
+    missing=$(tool llmst_foundation --train_config "${configs[@]}" --list_missing)
+    if [ -n "${missing}" ]; then
+        [ -e local/foundation.sh ] || fail "missing models: ${missing//$'\n'/ }; put them there, or name others in conf/${method}"
+        # shellcheck disable=SC2086
+        local/foundation.sh --nj "${nj}" --dumpdir "${dumpdir}" --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
+    fi
+    tool llmst_foundation --train_config "${configs[@]}" --out "${expdir}/foundation.json"
+fi
+
+if in_range 5 "${skip_train}"; then
+    for name in $(phases); do
+        config=conf/${method}/${name}.yaml
+        stats_dir=${expdir}/${method}/${name}/stats
+        key=$(cat "${config}" "${dumpdir}/raw"/*/.done | sha256sum)-${directions}-${train_set}-${valid_set}
+        if finished "${stats_dir}/.done" "${key}"; then
+            log "stage 5: ${name}: mixture and sizes are ready"
+            continue
+        fi
+        log "stage 5: ${name}: mixture and sizes"
+        tool llmst_mix --train_config "${config}" --directions "${direction_list[@]}" \
+            --data_dir "${dumpdir}/raw" --splits "${train_set}" "${valid_set}" \
+            --out_dir "${dumpdir}/mix/${method}/${name}" --stats_dir "${stats_dir}"
+        mark "${stats_dir}/.done" "${key}"
+    done
+fi
+
+data_options() { # train|valid mix stats: what llmst_train reads
+    local dir=$2/$1
+    echo "--$1_data_path_and_name_and_type ${dir}/wav.scp,speech,sound"
+    echo "--$1_data_path_and_name_and_type ${dir}/utt2task,task,text"
+    echo "--$1_data_path_and_name_and_type ${dir}/text,text,text"
+    if [ -e "${dir}/transcript" ]; then
+        echo "--$1_data_path_and_name_and_type ${dir}/transcript,transcript,text"
+    fi
+    echo "--$1_shape_file $3/$1/speech_shape"
+    echo "--$1_shape_file $3/$1/text_shape"
+}
+keep_log() { # file: an earlier log is not overwritten
+    local n=1
+    [ -e "$1" ] || return 0
+    while [ -e "${1%.log}.${n}.log" ]; do n=$((n + 1)); done
+    mv "$1" "${1%.log}.${n}.log"
+}
+
+if in_range 6 "${skip_train}"; then
+    previous=
+    for config in "${configs[@]}"; do
+        name=$(basename "${config}" .yaml)
+        dir=${expdir}/${method}/${name}
+        from=$(sed -nE 's/^init_from: *([^ #]+).*/\1/p' "${config}")
+        if [ "${from}" = previous ]; then
+            [ -n "${previous}" ] || fail "${config}: init_from: previous, but there is no earlier phase"
+            from=${previous}/${inference_model}
+        fi
+        previous=${dir}
+        if [ -n "${phase}" ] && [ "${phase}" != "${name}" ]; then continue; fi
+        key="$(sha256sum < "${config}")-${train_args}-${from}"
+        if finished "${dir}/.done" "${key}"; then
+            log "stage 6: ${name}: already trained in ${dir}"
+            continue
+        fi
+        [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
+        if "${force}"; then rm -f "${dir}"/*.pth "${dir}/.started"; fi
+        if [ -e "${dir}/.started" ] && [ "$(cat "${dir}/.started")" != "${key}" ]; then
+            fail "${dir} was trained with other settings: use --expdir for a new experiment, or --force true"
+        fi
+        mark "${dir}/.started" "${key}"
+        log "stage 6: ${name}: training; the log is ${dir}/train.log"
+        keep_log "${dir}/train.log"
+        init=$(if [ -n "${from}" ] && [ "${from}" != null ]; then echo "--init_param ${from}"; fi)
+        # shellcheck disable=SC2046,SC2086
+        OMP_NUM_THREADS=${num_threads} ${cuda_cmd} --gpu "${ngpu}" "${dir}/train.log" \
+            "${python}" -m espnet_llmst.bin.llmst_train --config "${config}" --output_dir "${dir}" --resume true \
+            --ngpu "${ngpu}" --multiprocessing_distributed true \
+            $(data_options train "${dumpdir}/mix/${method}/${name}" "${dir}/stats") \
+            $(data_options valid "${dumpdir}/mix/${method}/${name}" "${dir}/stats") ${init} ${train_args}
+        mark "${dir}/.done" "${key}"
+    done
+fi
+
+decode_dir() { # phase set: where its decode lies
+    echo "${expdir}/${method}/$1/$(basename "${inference_config}" .yaml)/$2"
+}
+decode() { # phase set direction dir [option...]
+    local name=$1 set=$2 direction=$3 dir=$4 gpu
+    shift 4
+    gpu=$(if "${gpu_inference}"; then echo 1; else echo 0; fi)
+    # shellcheck disable=SC2086
+    ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "${dir}/log/decode.JOB.log" \
+        "${python}" -m espnet_llmst.bin.llmst_inference --config "${inference_config}" --ngpu "${gpu}" \
+        --train_config "${expdir}/${method}/${name}/config.yaml" \
+        --model_file "${expdir}/${method}/${name}/${inference_model}" \
+        --data_dir "${dumpdir}/raw/${set}" --task "${inference_task}" --direction "${direction}" \
+        --output_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "$@" ${inference_args}
+    tool llmst_inference --merge --output_dir "${dir}" --num_jobs "${inference_nj}"
+}
+
+if in_range 7 "${skip_eval}"; then
+    for name in $(phases); do
+        model=${expdir}/${method}/${name}/${inference_model}
+        [ -e "${model}" ] || fail "${model} is missing: run stage 6 first"
+        key="$(cat "${inference_config}" "${model}" | sha256sum)-${inference_args}-${inference_task}"
+        for test in "${test_list[@]}"; do
+            for direction in "${direction_list[@]}"; do
+                set=${test}.${direction}
+                dir=$(decode_dir "${name}" "${set}")
+                for control in "" $(if "${shuffled_control}"; then echo shuffled; fi); do
+                    out=${dir}${control:+/${control}}
+                    # A run that begins here was started to decode: finished work is done again.
+                    if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
+                    if finished "${out}/.done" "${key}"; then
+                        log "stage 7: ${out} is ready"
+                        continue
+                    fi
+                    log "stage 7: decoding ${set} ${control:+with ${control} audio }into ${out}"
+                    # shellcheck disable=SC2046
+                    decode "${name}" "${set}" "${direction}" "${out}" \
+                        $(if [ -n "${control}" ]; then echo "--shuffle_audio ${control_seed}"; fi)
+                    mark "${out}/.done" "${key}"
+                done
+            done
+        done
+    done
+fi
+
+score() { # decode_dir set direction out
+    [[ $3 =~ ^[a-z_]+(-[A-Z]+)?-(.+)$ ]] || fail "direction '$3' is not source-target"
+    local target=${BASH_REMATCH[2]}
+    # shellcheck disable=SC2086
+    tool llmst_score --hyp "$1/1best_recog/text" --ref "${dumpdir}/raw/$2/text.tc.${target}" \
+        --tgt_lang "${target}" --set "$2" --durations "${dumpdir}/raw/$2/utt2num_samples" --fs "${fs}" --decode_info "$1/decode.json" \
+        --out "$4" ${score_opts}
+}
+
+if in_range 8 "${skip_eval}"; then
+    scored=false
+    for name in $(phases); do
+        for test in "${test_list[@]}"; do
+            for direction in "${direction_list[@]}"; do
+                set=${test}.${direction}
+                dir=$(decode_dir "${name}" "${set}")
+                for control in "" shuffled; do
+                    out=${dir}${control:+/${control}}
+                    json=${dir}/scores${control:+_${control}}.json
+                    if [ ! -e "${out}/.done" ]; then
+                        [ -n "${control}" ] || fail "${out} is missing: run stage 7 first"
+                        continue
+                    fi
+                    if ! "${force}" && [ "${json}" -nt "${out}/.done" ]; then continue; fi
+                    log "stage 8: scoring ${out}"
+                    score "${out}" "${set}" "${direction}" "${json}"
+                    scored=true
+                done
+            done
+        done
+    done
+    results=(tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }")
+    if "${scored}" || [ ! -e "${expdir}/RESULTS.md" ]; then
+        "${results[@]}"
+    else
+        tool llmst_results --expdir "${expdir}"
+    fi
+    log "stage 8: the tables are in ${expdir}/RESULTS.md"
+fi
+log "done"

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# Joins data directories: combine_data.sh DEST SRC1 SRC2 ...
+exec "${PYTHON:-python3}" -m espnet_llmst.bin.llmst_datadir combine "$@"

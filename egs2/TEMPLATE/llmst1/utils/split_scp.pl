@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# Splits a table into parts of nearly equal size: split_scp.pl [--utt2spk=FILE] in.scp out.1.scp out.2.scp ...
+exec "${PYTHON:-python3}" -m espnet_llmst.bin.llmst_datadir split "$@"

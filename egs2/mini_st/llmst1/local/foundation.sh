@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Trains the tiny foundation models that a method names: exp/foundation/<name> by conf/foundation/<name>.yaml.
+# They train side by side, one CPU thread each, at most nj at a time.
+#   local/foundation.sh [--nj 2] [--dumpdir dump] [--splits "train dev test"] exp/foundation/<name>...
+set -euo pipefail
+
+nj=2
+dumpdir=dump
+splits="train dev test"
+. ./path.sh
+. utils/parse_options.sh
+. ./cmd.sh
+
+log() {
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (foundation.sh) $*"
+}
+
+read -r -a split_list <<< "${splits}"
+running=()
+finish() { # wait for the oldest training
+    wait "${running[0]}"
+    running=("${running[@]:1}")
+}
+for dir in "$@"; do
+    config=conf/foundation/$(basename "${dir}").yaml
+    if [ ! -e "${config}" ]; then
+        echo "foundation.sh: error: ${dir}: there is no ${config} to make it by" >&2
+        exit 1
+    fi
+    kind=$(sed -nE 's/^kind: *([a-z0-9_]+).*/\1/p' "${config}")
+    log "training ${dir} (${kind}); the log is ${dir}.log"
+    if [ ${#running[@]} -ge "${nj}" ]; then finish; fi
+    ${train_cmd} "${dir}.log" python3 "local/train_${kind}.py" --model_config "${config}" \
+        --dump_dir "${dumpdir}/raw" --splits "${split_list[@]:0:3}" --out_dir "${dir}" &
+    running+=($!)
+done
+while [ ${#running[@]} -gt 0 ]; do finish; done
+for dir in "$@"; do
+    grep -hE ': (WER|BLEU) on ' "${dir}.log" | while read -r line; do log "${line}"; done
+done

@@ -1,0 +1,73 @@
+"""Materialises the training mixture of a phase, with the sizes its batches are filled by."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from espnet_llmst.cli import InputError, get_parser, run
+from espnet_llmst.prompt import load_template
+from espnet_llmst.train.mixture import expand_mixture, find_sets, make_mix
+
+
+def read_phase(path: Path) -> dict:
+    """Settings of a phase's YAML."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    for key in ("prompt", "mixture", "decoder_conf"):
+        if key not in settings:
+            raise InputError(f"{path}: '{key}:' is missing; see the other phases under conf/")
+    return settings
+
+
+def list_sets(args) -> None:
+    """Print the sets that the given phases read, one a line."""
+    names: dict[str, None] = {}
+    for path in args.train_config:
+        parts = expand_mixture(read_phase(path)["mixture"], args.directions)
+        for split in args.splits:
+            names.update(dict.fromkeys(find_sets(args.data_dir, split, parts)))
+    print("\n".join(names))
+
+
+def mix(args) -> None:
+    """Write ``<out_dir>/<split>`` tables and ``<stats_dir>/<split>`` shapes."""
+    from transformers import AutoTokenizer  # late: listing needs no tokenizer
+
+    from espnet_llmst.train.shapes import write_shapes
+
+    settings = read_phase(args.train_config[0])
+    template = load_template(settings["prompt"])
+    tokenizer = AutoTokenizer.from_pretrained(settings["decoder_conf"]["model"])
+    parts = expand_mixture(settings["mixture"], args.directions)
+    for role, split in zip(("train", "valid"), args.splits, strict=True):
+        counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role)
+        for part, count in counts.items():
+            print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples")
+        means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer)
+        print(f"{role}: on average {means['frames']:.0f} speech frames and {means['tokens']:.0f} text tokens")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """List sets, or mix one phase."""
+    parser = get_parser("llmst_mix", __doc__)
+    parser.add_argument("--train_config", type=Path, nargs="+", required=True, help="YAML of the phase")
+    parser.add_argument("--directions", nargs="*", default=[], help="For entries that name none, e.g. fr-en")
+    parser.add_argument("--data_dir", type=Path, required=True, help="Folder of the sets (data or dump/raw)")
+    parser.add_argument("--splits", nargs=2, default=["train", "dev"], help="Training and validation split")
+    parser.add_argument("--list_sets", action="store_true", help="Only print the sets that are needed")
+    parser.add_argument("--out_dir", type=Path)
+    parser.add_argument("--stats_dir", type=Path)
+    args = parser.parse_args(argv)
+    if args.list_sets:
+        list_sets(args)
+    elif args.out_dir and args.stats_dir:
+        mix(args)
+    else:
+        raise InputError("--out_dir and --stats_dir are required")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,31 @@
+"""llmst_results: write RESULTS.md from all scores below an experiment directory and print the table."""
+
+import shlex
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from espnet_llmst.cli import get_parser, run
+from espnet_llmst.scoring.results import format_table, write_results
+
+
+def parser() -> ArgumentParser:
+    p = get_parser("llmst_results", "Write RESULTS.md from every scores.json below a directory; print the table.")
+    p.add_argument("--expdir", default="exp", help="experiment directory of the recipe")
+    p.add_argument("--methods", nargs="+", help="only these folders of --expdir")
+    p.add_argument("--command", help="what made the experiments (default: this command)")
+    p.add_argument("--out", default="RESULTS.md", metavar="MD", help="the file to write")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    command = args.command or shlex.join(["llmst_results", *(sys.argv[1:] if argv is None else argv)])
+    experiments = write_results(args.expdir, args.out, command=command, methods=args.methods)
+    if experiments:
+        print(format_table(experiments))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

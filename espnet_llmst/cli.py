@@ -1,0 +1,42 @@
+"""What every command of ours shares: its option parser and one clear line for bad input."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import configargparse
+
+
+class InputError(Exception):
+    """Bad input from the user. The message is one line: file, utterance or option, and the remedy."""
+
+
+def get_parser(prog: str, description: str) -> configargparse.ArgumentParser:
+    """A parser whose options may also stand in a YAML file given with ``--config``."""
+    parser = configargparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        config_file_parser_class=configargparse.YAMLConfigFileParser,
+        formatter_class=configargparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", is_config_file=True, help="YAML file with options of this command")
+    return parser
+
+
+def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's ``main``; an InputError becomes one line on stderr and exit status 1."""
+    try:
+        return main(argv) or 0
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def script() -> None:
+    """Entry point of every console script: runs the module of ``espnet_llmst.bin`` that bears its name."""
+    module = importlib.import_module(f"espnet_llmst.bin.{Path(sys.argv[0]).stem}")
+    sys.exit(run(module.main))

@@ -1,0 +1,164 @@
+"""ESPnetLLMSTModel: speech encoder, connector and language model joined; speech + prompt + target -> loss.
+
+Shapes: B batch, S samples, T speech vectors, P prompt tokens, Y target tokens, L whole sequence, D width,
+N target positions of the batch, V vocabulary.
+"""
+
+import torch
+from espnet2.asr.decoder.abs_decoder import AbsDecoder
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from typeguard import typechecked
+
+from espnet_llmst.lora import set_train_mode
+
+
+class ESPnetLLMSTModel(AbsESPnetModel):
+    """A language model that reads speech.
+
+    Args:
+        encoder: waveform to hidden states.
+        postencoder: the connector, hidden states to vectors of the language model's width.
+        decoder: the language model.
+        autocast: "bfloat16" computes in mixed precision, "float32" does not.
+
+    A checkpoint (``state_dict``) holds what is trained, and what an earlier phase trained; frozen
+    foundation weights are left out. Loading is strict for all the rest.
+    """
+
+    @typechecked
+    def __init__(
+        self,
+        encoder: AbsEncoder,
+        postencoder: AbsPostEncoder,
+        decoder: AbsDecoder,
+        autocast: str = "float32",
+    ) -> None:
+        super().__init__()
+        self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder
+        self.autocast_dtype = getattr(torch, autocast)
+        self.loaded: set[str] = set()  # names that came from a checkpoint: trained by an earlier phase
+        self.register_state_dict_post_hook(_drop_foundation)
+        self.register_load_state_dict_post_hook(_forgive_foundation)
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        prefix: torch.Tensor,
+        prefix_lengths: torch.Tensor,
+        suffix: torch.Tensor,
+        suffix_lengths: torch.Tensor,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        **kwargs,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Cross-entropy on the target tokens.
+
+        Args:
+            speech: waveforms at 16 kHz (B, S).
+            prefix: prompt tokens before the speech (B, P).
+            suffix: prompt tokens after the speech (B, P).
+            text: target tokens, the end of sequence included (B, Y).
+
+        Returns:
+            Mean loss per target token, statistics, and the number of target tokens as weight, so that
+            averages over batches and ranks are averages over tokens.
+        """
+        with self.autocast(speech.device):
+            prompts = self.embed_prompts(speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths)
+            targets = _cut(self.decoder.embed(text), text_lengths)
+            sequences = [torch.cat(pair) for pair in zip(prompts, targets, strict=True)]
+            starts_B = torch.tensor([len(p) for p in prompts], device=speech.device)
+            lengths_B = starts_B + text_lengths
+            embeds_BLD = pad_sequence(sequences, batch_first=True)
+            predicts_BL = _between(starts_B - 1, lengths_B - 1, embeds_BLD.size(1))
+            logits_NV, _ = self.decoder(embeds_BLD, lengths_B, predicts_BL, text_lengths)
+        target_N = torch.cat(_cut(text, text_lengths))
+        loss = cross_entropy(logits_NV.float(), target_N)
+        accuracy = (logits_NV.argmax(-1) == target_N).float().mean()
+        stats = {"loss": loss.detach(), "acc": accuracy}
+        return force_gatherable((loss, stats, loss.new_tensor(len(target_N))), loss.device)
+
+    def embed_prompts(
+        self, speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths
+    ) -> list[torch.Tensor]:
+        """Embeddings (L, D) of each utterance's prefix, speech and suffix; arguments as in ``forward``."""
+        states_BTD, lengths_B, _ = self.encoder(speech, speech_lengths)
+        vectors_BTD, lengths_B = self.postencoder(states_BTD, lengths_B)
+        before = _cut(self.decoder.embed(prefix), prefix_lengths)
+        vectors = _cut(vectors_BTD.to(before[0].dtype), lengths_B)
+        after = _cut(self.decoder.embed(suffix), suffix_lengths)
+        return [torch.cat(parts) for parts in zip(before, vectors, after, strict=True)]
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The mixed-precision context of this model on ``device``."""
+        enabled = self.autocast_dtype != torch.float32
+        return torch.autocast(device.type, self.autocast_dtype if enabled else None, enabled=enabled)
+
+    def collect_feats(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The waveform: there is nothing else to collect statistics of."""
+        return {"feats": batch["speech"][..., None], "feats_lengths": batch["speech_lengths"]}
+
+    def train(self, mode: bool = True) -> "ESPnetLLMSTModel":
+        """Training mode reaches what is trained; the frozen rest stays in eval mode."""
+        super().train(mode)
+        if mode:
+            set_train_mode(self)
+            self.training = True
+        return self
+
+    def to(self, *args, **kwargs) -> "ESPnetLLMSTModel":
+        """Like ``Module.to``, but a dtype given by keyword changes trainable parameters only.
+
+        ESPnet's task asks for ``dtype=train_dtype``; a language model loaded in bfloat16 stays so.
+        """
+        dtype = kwargs.pop("dtype", None)
+        if dtype is not None:
+            for parameter in self.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
+        return super().to(*args, **kwargs) if args or kwargs else self
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Load a checkpoint; a key that is missing or unknown is an error when ``strict``."""
+        result = super().load_state_dict(state_dict, strict, assign)
+        self.loaded.update(state_dict)
+        return result
+
+
+def foundation_names(model: ESPnetLLMSTModel) -> set[str]:
+    """State that comes from the foundation models as published: neither trained nor loaded."""
+    trained: set[str] = set()
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        keep = [name for name, p in own.items() if p.requires_grad]
+        keep += [name for name, _ in module.named_buffers(recurse=False)] if keep else []
+        trained.update(f"{prefix}.{name}" if prefix else name for name in keep)
+    everything = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    everything.update(name for name, _ in model.named_buffers())
+    return everything - trained - model.loaded
+
+
+def _drop_foundation(model, state_dict, prefix, local_metadata) -> None:
+    for name in foundation_names(model):
+        state_dict.pop(prefix + name, None)
+
+
+def _forgive_foundation(model, incompatible) -> None:
+    frozen = foundation_names(model)
+    # In place: a strict load then complains about what remains.
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in frozen]
+
+
+def _cut(padded: torch.Tensor, lengths_B: torch.Tensor) -> list[torch.Tensor]:
+    return [row[:length] for row, length in zip(padded, lengths_B.tolist(), strict=True)]
+
+
+def _between(low_B: torch.Tensor, high_B: torch.Tensor, size: int) -> torch.Tensor:
+    positions = torch.arange(size, device=low_B.device)
+    return (positions >= low_B[:, None]) & (positions < high_B[:, None])

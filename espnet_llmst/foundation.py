@@ -1,0 +1,74 @@
+"""Foundation models of a method: where each comes from, is it complete, its revision and hash."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from espnet_llmst.cli import InputError
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "merges.txt"]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model is named as on the hub (``org/model``) and is not a local directory."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not Path(name).exists() and name[0] != "."
+
+
+def models_of(configs: list[Path]) -> list[str]:
+    """The models that the phases name in ``encoder_conf`` and ``decoder_conf``, each once."""
+    names = []
+    for path in configs:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        names += [settings.get(part, {}).get("model") for part in ("encoder_conf", "decoder_conf")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def missing_models(names: list[str]) -> list[str]:
+    """Local directories without a finished model (``config.json`` is written last by the recipes)."""
+    return [name for name in names if not is_hub_id(name) and not (Path(name) / "config.json").exists()]
+
+
+def _sha256(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 24), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def describe(name: str) -> dict:
+    """Resolve one model, downloading it from the hub when it is named so.
+
+    Returns:
+        model, path, revision (None for a local directory), model_type, sha256 of the weight files.
+
+    Raises:
+        InputError: no weights there, or the hub cannot be reached.
+    """
+    path, revision = Path(name), None
+    if is_hub_id(name):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        try:
+            path = Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{name}: cannot be had from the hub ({reason}); give a local directory") from error
+        revision = path.name
+    weights = sorted(file for pattern in WEIGHTS for file in path.glob(pattern))
+    if not weights or not (path / "config.json").exists():
+        raise InputError(f"{name}: no model there (config.json and weights); check the path in the phase's YAML")
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return {
+        "model": name,
+        "path": str(path),
+        "revision": revision,
+        "model_type": config.get("model_type"),
+        "sha256": _sha256(weights),
+    }

@@ -1,0 +1,119 @@
+"""LLMSTTask: LLM-based speech translation as an ESPnet task."""
+
+import argparse
+import logging
+
+from espnet2.asr.decoder.abs_decoder import AbsDecoder
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
+from espnet2.samplers.build_batch_sampler import build_batch_sampler
+from espnet2.tasks import abs_task
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.train.class_choices import ClassChoices
+from espnet2.train.trainer import Trainer
+from espnet2.utils.get_default_kwargs import get_default_kwargs
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str_or_none
+
+from espnet_llmst.connector.mlp import MLPConnector
+from espnet_llmst.decoder.causal_lm import CausalLMDecoder
+from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
+from espnet_llmst.espnet_model import ESPnetLLMSTModel
+from espnet_llmst.lora import set_trainable
+from espnet_llmst.train.collate import collate
+from espnet_llmst.train.preprocessor import LLMSTPreprocessor
+from espnet_llmst.train.schedulers import WarmupCosine, WarmupLinear
+
+encoder_choices = ClassChoices(
+    "encoder", classes={"hugging_face": HuggingFaceEncoder}, type_check=AbsEncoder, default="hugging_face"
+)
+postencoder_choices = ClassChoices(
+    "postencoder", classes={"mlp": MLPConnector}, type_check=AbsPostEncoder, default="mlp"
+)
+decoder_choices = ClassChoices(
+    "decoder", classes={"causal_lm": CausalLMDecoder}, type_check=AbsDecoder, default="causal_lm"
+)
+SCHEDULERS = {"warmup_linear": WarmupLinear, "warmup_cosine": WarmupCosine}
+abs_task.scheduler_classes.update(SCHEDULERS)  # read when the parser is built
+
+
+class LLMSTTask(AbsTask):
+    """Arguments, data and model of LLM-based speech translation; the rest is ESPnet's life cycle."""
+
+    num_optimizers = 1
+    trainer = Trainer
+    class_choices_list = [encoder_choices, postencoder_choices, decoder_choices]
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Arguments beside ESPnet's own; `trainable`, `mixture` and `init_from` are set in YAML."""
+        group = parser.add_argument_group("LLM-based speech translation")
+        group.add_argument("--prompt", type=str_or_none, help="Prompt template (YAML)")
+        group.add_argument("--trainable", nargs="*", default=["postencoder"], help="Parts that are trained")
+        group.add_argument("--mixture", default=[], help="Tasks and directions of the training data (YAML only)")
+        group.add_argument("--init_from", type=str_or_none, help="'previous' phase or a checkpoint (run.sh)")
+        conf = get_default_kwargs(ESPnetLLMSTModel)
+        group.add_argument("--model_conf", action=NestedDictAction, default=conf, help="See ESPnetLLMSTModel")
+        for choices in cls.class_choices_list:
+            choices.add_arguments(group)
+        # Attention plots know ESPnet's own attention only.
+        parser.set_defaults(num_att_plot=0, required=["output_dir", "prompt"])
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool):
+        """Right padding."""
+        return collate
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> LLMSTPreprocessor:
+        """Prompt rendering and tokenisation (validation has targets too)."""
+        return LLMSTPreprocessor(args.decoder_conf["model"], args.prompt)
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """Names in ``--*_data_path_and_name_and_type``."""
+        return ("speech", "task") if inference else ("speech", "task", "text")
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """The transcript, for tasks whose prompt shows it."""
+        return ("transcript",)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetLLMSTModel:
+        """The joined model with exactly ``args.trainable`` receiving gradients."""
+        encoder = encoder_choices.get_class(args.encoder)(**args.encoder_conf)
+        decoder = decoder_choices.get_class(args.decoder)(**args.decoder_conf)
+        postencoder = postencoder_choices.get_class(args.postencoder)(
+            input_size=encoder.output_size(), output_size=decoder.hidden_size, **args.postencoder_conf
+        )
+        model = ESPnetLLMSTModel(encoder, postencoder, decoder, **args.model_conf)
+        set_trainable(model, args.trainable)
+        return model
+
+    @classmethod
+    def build_optimizers(cls, args: argparse.Namespace, model):
+        """ESPnet's optimizer over the trainable parameters; schedules learn how long the phase is."""
+        if args.scheduler in SCHEDULERS and args.scheduler_conf.get("total_steps") is None:
+            args.scheduler_conf["total_steps"] = updates_of_phase(args)
+            logging.info(f"the schedule decays over {args.scheduler_conf['total_steps']} updates")
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return [abs_task.optim_classes[args.optim](parameters, **args.optim_conf)]
+
+
+def updates_of_phase(args: argparse.Namespace) -> int:
+    """Optimizer updates of ``args.max_epoch`` epochs, counted with ESPnet's own batch sampler."""
+    batches = args.num_iters_per_epoch or len(
+        build_batch_sampler(
+            type=args.batch_type,
+            shape_files=args.train_shape_file,
+            batch_size=args.batch_size,
+            batch_bins=args.batch_bins,
+            fold_lengths=args.fold_length,
+            sort_in_batch=args.sort_in_batch,
+            sort_batch=args.sort_batch,
+            drop_last=args.drop_last_iter,
+            min_batch_size=1,
+        )
+    )
+    return max(1, args.max_epoch * batches // args.accum_grad)

@@ -1,0 +1,124 @@
+"""A phase's training data: the tasks and directions of its ``mixture:`` materialised from formatted sets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_llmst.cli import InputError
+from espnet_llmst.datadir.kaldi import read_table, text_files, write_table
+from espnet_llmst.prompt import TASKS, Template, render_target
+
+MIX_FILES = ("wav.scp", "text", "utt2task", "utt2num_samples", "transcript")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task on one direction; ``tgt`` equals ``src`` for asr."""
+
+    task: str
+    src: str
+    tgt: str
+
+
+def parse_direction(direction: str) -> tuple[str, str]:
+    """``fr-en``, ``zh-CN-en`` or ``en_us-de_de`` to source and target; regions are in capitals."""
+    halves = direction.split("-")
+    middle = 2 if len(halves) > 2 and halves[1].isupper() else 1
+    src, tgt = "-".join(halves[:middle]), "-".join(halves[middle:])
+    if not src or not tgt or src == tgt:
+        raise InputError(f"directions: '{direction}' is no direction; write source-target, e.g. fr-en")
+    return src, tgt
+
+
+def expand_mixture(mixture: list[dict], directions: list[str]) -> list[Part]:
+    """The parts of a phase; an entry without ``directions`` (``langs`` for asr) takes the run's own.
+
+    Raises:
+        InputError: an unknown task or key, or nothing to train on.
+    """
+    parts = []
+    for entry in mixture:
+        task, unknown = entry.get("task"), set(entry) - {"task", "directions", "langs"}
+        if task not in TASKS or unknown:
+            raise InputError(f"mixture: {entry} needs a task of {', '.join(TASKS)}, and directions or langs")
+        pairs = [parse_direction(d) for d in entry.get("directions", directions)]
+        if task == "asr":
+            langs = entry.get("langs", [src for src, _ in pairs])
+            pairs = [(lang, lang) for lang in langs]
+        parts += [Part(task, src, tgt) for src, tgt in pairs]
+    if not parts:
+        raise InputError("mixture: no task; add e.g. '- {task: st}' to the phase's YAML")
+    return list(dict.fromkeys(parts))
+
+
+def find_set(data_dir: Path, split: str, part: Part) -> str:
+    """Name of the set below ``data_dir`` that holds a part's speech and texts.
+
+    Transcription reads ``<split>.<src>`` or the first set of any direction from that language.
+    """
+    if part.task != "asr":
+        name = f"{split}.{part.src}-{part.tgt}"
+        if not (data_dir / name).is_dir():
+            raise InputError(f"{data_dir / name} is missing: run stages 1 to 3 with --directions {part.src}-{part.tgt}")
+        return name
+    candidates = [data_dir / f"{split}.{part.src}", *sorted(data_dir.glob(f"{split}.{part.src}-*"))]
+    found = next((path for path in candidates if path.is_dir()), None)
+    if found is None:
+        raise InputError(f"{data_dir}/{split}.{part.src}-*: no set with {part.src} speech; run stages 1 to 3")
+    return found.name
+
+
+def find_sets(data_dir: Path, split: str, parts: list[Part]) -> list[str]:
+    """The sets that a mixture needs, each once."""
+    return list(dict.fromkeys(find_set(data_dir, split, part) for part in parts))
+
+
+def _read_text(set_dir: Path, lang: str) -> dict[str, str]:
+    files = text_files(set_dir)
+    if lang not in files:
+        raise InputError(f"{set_dir}: text.tc.{lang} is missing (there are: {', '.join(sorted(files)) or 'none'})")
+    return read_table(files[lang])
+
+
+def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[str, str]]:
+    """Tables of one part, by file name; ids are ``<task>.<src>-<tgt>.<utt>``."""
+    wavs, samples = read_table(set_dir / "wav.scp"), read_table(set_dir / "utt2num_samples")
+    transcripts = _read_text(set_dir, part.src)
+    translations = _read_text(set_dir, part.tgt)
+    shows_transcript = "{transcript}" in template.tasks.get(part.task, {}).get("prompt", "")
+    tables: dict[str, dict[str, str]] = {name: {} for name in MIX_FILES}
+    for utt, wav in wavs.items():
+        if utt not in transcripts or utt not in translations:
+            raise InputError(
+                f"{set_dir}: utterance {utt} has audio but no text; run utils/fix_data_dir.sh on its source"
+            )
+        uid = f"{part.task}.{part.src}-{part.tgt}.{utt}"
+        tables["wav.scp"][uid] = wav
+        tables["text"][uid] = render_target(
+            template, part.task, part.src, part.tgt, transcripts[utt], translations[utt]
+        )
+        tables["utt2task"][uid] = f"{part.task} {part.src} {part.tgt}"
+        tables["utt2num_samples"][uid] = samples[utt]
+        if shows_transcript:
+            tables["transcript"][uid] = transcripts[utt]
+    return tables
+
+
+def make_mix(dump_dir: Path, split: str, parts: list[Part], template: Template, out_dir: Path) -> dict[Part, int]:
+    """Write the tables of all parts to ``out_dir``; returns the number of examples of each part.
+
+    ``transcript`` is written when a prompt shows it; then it covers every example (ESPnet wants equal ids).
+    """
+    merged: dict[str, dict[str, str]] = {name: {} for name in MIX_FILES}
+    counts = {}
+    for part in parts:
+        tables = mix_part(dump_dir / find_set(dump_dir, split, part), part, template)
+        counts[part] = len(tables["wav.scp"])
+        for name, table in tables.items():
+            merged[name].update(table)
+    if merged["transcript"]:
+        merged["transcript"] = {uid: merged["transcript"].get(uid, "-") for uid in merged["wav.scp"]}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name, table in merged.items():
+        if table:
+            write_table(out_dir / name, table)
+    return counts

@@ -1,0 +1,57 @@
+"""Turns one example of a data set into the arrays the model reads (no espnet2 preprocessor: it wants nltk)."""
+
+import numpy as np
+
+from espnet_llmst.prompt import encode_prompt, encode_target, load_template, render_prompt
+
+
+class LLMSTPreprocessor:
+    """Prompt and target to token ids.
+
+    Args:
+        tokenizer: hub id or directory of the language model's tokenizer.
+        prompt: path of the prompt template.
+        train: False at decoding time, where a target may be absent.
+
+    The tokenizer is loaded on first use, so that the object can be sent to worker processes.
+    """
+
+    def __init__(self, tokenizer: str, prompt: str, train: bool = True) -> None:
+        self.name, self.template, self.train = tokenizer, load_template(prompt), train
+        self._tokenizer = None
+
+    @property
+    def tokenizer(self):
+        """The transformers tokenizer."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(self.name)
+        return self._tokenizer
+
+    def __call__(self, uid: str, data: dict) -> dict[str, np.ndarray]:
+        """Arrays of one utterance.
+
+        Args:
+            uid: utterance id.
+            data: ``speech`` (S,) or (S, channels); ``task`` "<task> <src> <tgt>"; ``text`` the target;
+                ``transcript`` for tasks that show it to the model.
+
+        Returns:
+            ``speech`` float32 (S,), ``prefix``, ``suffix`` and (with a target) ``text`` as int64 ids.
+        """
+        task, src, tgt = data["task"].split()
+        sides = render_prompt(self.template, self.tokenizer, task, src, tgt, data.get("transcript", ""))
+        prefix, suffix = encode_prompt(self.tokenizer, *sides)
+        speech = np.asarray(data["speech"], dtype=np.float32)
+        arrays = {
+            "speech": speech.mean(1) if speech.ndim == 2 else speech,
+            "prefix": np.array(prefix, dtype=np.int64),
+            "suffix": np.array(suffix, dtype=np.int64),
+        }
+        if self.train:
+            arrays["text"] = np.array(encode_target(self.tokenizer, data["text"]), dtype=np.int64)
+        return arrays
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_tokenizer": None}

@@ -1,0 +1,105 @@
+"""Fixtures: tiny foundation models in the genuine formats, a prompt template, a task config."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a mistake
+REPO = Path(__file__).resolve().parents[1]
+SENTENCES = [
+    "Marie achète deux billets pour Paris.",
+    "Le train part à sept heures et demie.",
+    "Où est la gare, s'il vous plaît ?",
+    "Marie buys two tickets to Paris.",
+    "The train leaves at half past seven.",
+    "Where is the station, please?",
+    "Translate the French sentence to English.",
+    "Transcribe the French sentence to French.",
+]
+
+
+def load_module(path: Path):
+    """Import a file of a recipe's ``local`` folder."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_models():
+    return load_module(REPO / "egs2/mini_st/llmst1/local/tiny_models.py")
+
+
+@pytest.fixture(scope="session")
+def whisper_dir(tiny_models, tmp_path_factory):
+    import torch
+
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("whisper")
+    tokenizer = tiny_models.whisper_tokenizer(SENTENCES, 300)
+    features = tiny_models.whisper_features(4)
+    model = tiny_models.new_whisper(tokenizer, features, width=32, encoder_layers=2, decoder_layers=1, heads=2)
+    for part in (tokenizer, features, model):
+        part.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tiny_models, tmp_path_factory):
+    import torch
+
+    torch.manual_seed(1)
+    directory = str(tmp_path_factory.mktemp("llama"))
+    tokenizer = tiny_models.llama_tokenizer(SENTENCES * 20, 400, directory)
+    model = tiny_models.new_llama(tokenizer, width=32, layers=2, heads=4)
+    for part in (tokenizer, model):
+        part.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def prompt_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompt") / "chat.yaml"
+    path.write_text(
+        "chat: true\ntasks:\n"
+        '  st: {prompt: "<speech>\\nTranslate the {src} sentence to {tgt}.", target: "{translation}"}\n'
+        '  asr: {prompt: "<speech>\\nTranscribe the {src} sentence to {src}.", target: "{transcript}"}\n'
+    )
+    return str(path)
+
+
+@pytest.fixture
+def task_config(whisper_dir, llama_dir, prompt_file):
+    """Settings of a phase, as they stand in a YAML file."""
+    return {
+        "encoder": "hugging_face",
+        "encoder_conf": {"model": whisper_dir, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}},
+        "postencoder": "mlp",
+        "postencoder_conf": {"num_layers": 3},
+        "decoder": "causal_lm",
+        "decoder_conf": {"model": llama_dir, "lora": {"r": 4, "alpha": 8}},
+        "trainable": ["postencoder", "encoder.lora", "decoder.lora"],
+        "prompt": prompt_file,
+    }
+
+
+@pytest.fixture
+def build_model(task_config, tmp_path):
+    """Build the model of ``task_config`` with changes, through the task."""
+
+    def build(**changes):
+        import torch
+        import yaml
+
+        from espnet_llmst.tasks.llmst import LLMSTTask
+
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump({**task_config, **changes}))
+        torch.manual_seed(2)
+        args = LLMSTTask.get_parser().parse_args(["--config", str(path), "--output_dir", str(tmp_path)])
+        return LLMSTTask.build_model(args)
+
+    return build
