@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from typeguard import typechecked
 
 from espnet_llmst.lora import set_train_mode
+from espnet_llmst.precision import autocast
 
 
 class ESPnetLLMSTModel(AbsESPnetModel):
@@ -24,7 +25,7 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         encoder: waveform to hidden states.
         postencoder: the connector, hidden states to vectors of the language model's width.
         decoder: the language model.
-        autocast: "bfloat16" computes in mixed precision, "float32" does not.
+        autocast: "float32", "bfloat16" (mixed precision) or "auto", see `espnet_llmst.precision`.
 
     A checkpoint (``state_dict``) holds what is trained, and what an earlier phase trained; frozen
     foundation weights are left out. Loading is strict for all the rest.
@@ -40,7 +41,7 @@ class ESPnetLLMSTModel(AbsESPnetModel):
     ) -> None:
         super().__init__()
         self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder
-        self.autocast_dtype = getattr(torch, autocast)
+        self.precision = autocast
         self.loaded: set[str] = set()  # names that came from a checkpoint: trained by an earlier phase
         self.register_state_dict_post_hook(_drop_foundation)
         self.register_load_state_dict_post_hook(_forgive_foundation)
@@ -69,7 +70,7 @@ class ESPnetLLMSTModel(AbsESPnetModel):
             Mean loss per target token, statistics, and the number of target tokens as weight, so that
             averages over batches and ranks are averages over tokens.
         """
-        with self.autocast(speech.device):
+        with autocast(speech.device, self.precision):
             prompts = self.embed_prompts(speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths)
             targets = _cut(self.decoder.embed(text), text_lengths)
             sequences = [torch.cat(pair) for pair in zip(prompts, targets, strict=True)]
@@ -94,11 +95,6 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         vectors = _cut(vectors_BTD.to(before[0].dtype), lengths_B)
         after = _cut(self.decoder.embed(suffix), suffix_lengths)
         return [torch.cat(parts) for parts in zip(before, vectors, after, strict=True)]
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """The mixed-precision context of this model on ``device``."""
-        enabled = self.autocast_dtype != torch.float32
-        return torch.autocast(device.type, self.autocast_dtype if enabled else None, enabled=enabled)
 
     def collect_feats(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """The waveform: there is nothing else to collect statistics of."""

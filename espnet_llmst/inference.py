@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import read_table, text_files
+from espnet_llmst.precision import autocast
 from espnet_llmst.search.generate import SearchOptions, search
 from espnet_llmst.search.hypothesis import Hypothesis
 from espnet_llmst.tasks.llmst import LLMSTTask
@@ -93,7 +94,7 @@ class Speech2Text:
         _, batch = collate(examples)
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         tokenizer = self.preprocess.tokenizer
-        with self.model.autocast(torch.device(self.device)):
+        with autocast(torch.device(self.device), self.model.precision):
             prompts = self.model.embed_prompts(**batch)
             found = search(self.model.decoder.lm, tokenizer, prompts, self.options)
         return [[_hypothesis(tokenizer, ids, score) for ids, score in nbest] for nbest in found]

@@ -98,7 +98,7 @@ def render_prompt(
         turns = [{"role": "system", "content": template.system}] if template.system else []
         turns.append({"role": "user", "content": text})
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    elif tokenizer.bos_token is not None and getattr(tokenizer, "add_bos_token", False):
+    elif tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]:  # an attribute does not tell reliably
         text = tokenizer.bos_token + text
     before, _, after = text.partition(SPEECH)
     return before, after

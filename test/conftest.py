@@ -4,7 +4,11 @@ import importlib.util
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+
+from espnet_llmst.datadir.kaldi import write_table
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a mistake
 REPO = Path(__file__).resolve().parents[1]
@@ -103,3 +107,25 @@ def build_model(task_config, tmp_path):
         return LLMSTTask.build_model(args)
 
     return build
+
+
+SAMPLES = (16000, 24000, 9000)
+
+
+@pytest.fixture
+def dump_dir(tmp_path):
+    """A small formatted corpus: raw/{train,dev}.{fr-en,de-en}."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "dev"):
+        for src in ("fr", "de"):
+            set_dir = tmp_path / "raw" / f"{split}.{src}-en"
+            utts = [f"{src}_spk-{split}{i}" for i in range(len(SAMPLES))]
+            set_dir.mkdir(parents=True)
+            for utt, size in zip(utts, SAMPLES, strict=True):
+                soundfile.write(set_dir / f"{utt}.flac", 0.1 * rng.standard_normal(size), 16000)
+            write_table(set_dir / "wav.scp", {utt: str(set_dir / f"{utt}.flac") for utt in utts})
+            write_table(set_dir / "utt2num_samples", {u: str(n) for u, n in zip(utts, SAMPLES, strict=True)})
+            write_table(set_dir / "utt2spk", dict.fromkeys(utts, f"{src}_spk"))
+            write_table(set_dir / f"text.tc.{src}", {utt: f"Le train {i}." for i, utt in enumerate(utts)})
+            write_table(set_dir / "text.tc.en", {utt: f"The train {i}." for i, utt in enumerate(utts)})
+    return tmp_path / "raw"

@@ -19,7 +19,7 @@ find_python() {
 }
 
 venv=tools/venv
-want=$(cat setup.py tools/constraints.txt tools/overrides.txt | sha256sum | cut -d' ' -f1)
+want=$({ cat setup.py tools/constraints.txt tools/overrides.txt; ls espnet_llmst/bin/*.py; } | sha256sum | cut -d' ' -f1)
 stamp=${venv}/.stamp
 if [ -e "${stamp}" ] && [ "$(cat "${stamp}")" = "${want}" ]; then
     touch "${stamp}"

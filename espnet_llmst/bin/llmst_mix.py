@@ -32,6 +32,15 @@ def list_sets(args) -> None:
     print("\n".join(names))
 
 
+def list_directions(args) -> None:
+    """Print the run's directions and those that the phases name beside them, in one line."""
+    parts = [
+        part for path in args.train_config for part in expand_mixture(read_phase(path)["mixture"], args.directions)
+    ]
+    named = [f"{part.src}-{part.tgt}" for part in parts if part.task != "asr"]
+    print(" ".join(dict.fromkeys([*args.directions, *named])))
+
+
 def mix(args) -> None:
     """Write ``<out_dir>/<split>`` tables and ``<stats_dir>/<split>`` shapes."""
     from transformers import AutoTokenizer  # late: listing needs no tokenizer
@@ -51,22 +60,25 @@ def mix(args) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """List sets, or mix one phase."""
+    """List directions or sets, or mix one phase."""
     parser = get_parser("llmst_mix", __doc__)
     parser.add_argument("--train_config", type=Path, nargs="+", required=True, help="YAML of the phase")
     parser.add_argument("--directions", nargs="*", default=[], help="For entries that name none, e.g. fr-en")
-    parser.add_argument("--data_dir", type=Path, required=True, help="Folder of the sets (data or dump/raw)")
+    parser.add_argument("--data_dir", type=Path, help="Folder of the sets (data or dump/raw)")
     parser.add_argument("--splits", nargs=2, default=["train", "dev"], help="Training and validation split")
     parser.add_argument("--list_sets", action="store_true", help="Only print the sets that are needed")
+    parser.add_argument("--list_directions", action="store_true", help="Only print the directions needed")
     parser.add_argument("--out_dir", type=Path)
     parser.add_argument("--stats_dir", type=Path)
     args = parser.parse_args(argv)
-    if args.list_sets:
+    if args.list_directions:
+        list_directions(args)
+    elif args.list_sets and args.data_dir:
         list_sets(args)
-    elif args.out_dir and args.stats_dir:
+    elif args.data_dir and args.out_dir and args.stats_dir:
         mix(args)
     else:
-        raise InputError("--out_dir and --stats_dir are required")
+        raise InputError("--data_dir, --out_dir and --stats_dir are required")
 
 
 if __name__ == "__main__":

@@ -29,12 +29,12 @@ python=python3          # the interpreter of path.sh's environment
 # Data
 directions=             # e.g. "fr-en de-en"; phases whose mixture names directions use those
 train_set=train         # splits; a set is <split>.<source>-<target>
-valid_set=dev
-test_sets=test          # e.g. "tst-COMMON tst-HE"
+valid_set=dev           # split for validation
+test_sets="test"        # e.g. "tst-COMMON tst-HE"
 local_data_opts=        # passed to local/data.sh
 speed_perturb_factors=  # e.g. "0.9 1.0 1.1"
-fs=16000
-audio_format=flac
+fs=16000                # Hz
+audio_format=flac       # or wav
 min_wav_duration=0.1    # seconds; shorter training utterances are dropped
 max_wav_duration=30     # seconds; longer training utterances are dropped
 
@@ -44,26 +44,28 @@ phase=                  # only this phase (name of its YAML without .yaml) in st
 train_args=             # more options for llmst_train, e.g. "--max_epoch 2 --optim_conf lr=1e-3"
 
 # Decoding
-inference_config=conf/decode.yaml
+inference_config=conf/decode.yaml   # options of llmst_inference; its name is the folder of the results
 inference_args=         # more options for llmst_inference, e.g. "--beam_size 1"
-inference_model=valid.loss.best.pth
-inference_task=st
+inference_model=valid.loss.best.pth  # checkpoint of the phase
+inference_task=st       # st, srt, smt or asr
 shuffled_control=false  # also decode with audio shuffled between utterances
-control_seed=1
+control_seed=1          # of that shuffling
 
 # Scoring
 score_opts=             # more options for llmst_score, e.g. "--buckets 5,10,15"
 
-help_message=$(grep -E '^(# [A-Z]|[a-z_]+=)' "$0" | sed -E 's/^# (.*)$/\n\1/; s/^([a-z_]+)=([^#]*)(# *(.*))?$/  --\1 (\2) \4/; s/ +\)/)/')
+help_message=$(sed '/^help_message=/,$d' "$0" | grep -E '^(# [A-Z]|[a-z_]+=)' | sed -E 's/^# (.*)$/\n\1/; s/^([a-z_]+)=([^#]*)(# *(.*))?$/  --\1 (\2) \4/; s/ +\)/)/')
 run_args=$(printf '%q ' "$@")
 . ./path.sh
 . utils/parse_options.sh
 . ./cmd.sh
 [ $# -eq 0 ] || fail "unexpected argument '$1'; options are written --name value"
-[ -n "${method}" ] || fail "--method is missing; there are: $(cd conf && ls -d ./*/ | tr -d './' | xargs)"
 shopt -s nullglob
-configs=("conf/${method}"/*.yaml)
-[ ${#configs[@]} -gt 0 ] || fail "unknown method '${method}'; there are: $(for f in conf/*/[0-9]*.yaml; do basename "$(dirname "${f}")"; done | sort -u | xargs)"
+configs=("conf/${method}"/[0-9]*.yaml)
+if [ -z "${method}" ] || [ ${#configs[@]} -eq 0 ]; then
+    methods=$(for file in conf/*/[0-9]*.yaml; do basename "$(dirname "${file}")"; done | sort -u | xargs)
+    fail "unknown method '${method}'; there are: ${methods}"
+fi
 if [ -n "${phase}" ]; then
     [ -e "conf/${method}/${phase}.yaml" ] || fail "unknown phase '${phase}' of ${method}; there are: $(basename -a -s .yaml "${configs[@]}" | xargs)"
 fi
@@ -92,13 +94,14 @@ phases() { # the phases to work on
 }
 
 if in_range 1 "${skip_data_prep}"; then
-    key="${directions} ${local_data_opts}"
+    needed=$(tool llmst_mix --list_directions --train_config "${configs[@]}" --directions "${direction_list[@]}")
+    key="${needed} ${local_data_opts}"
     if finished data/.done "${key}"; then
-        log "stage 1: data/ is ready for ${directions}"
+        log "stage 1: data/ is ready for ${needed}"
     else
         log "stage 1: data preparation"
         # shellcheck disable=SC2086
-        local/data.sh --directions "${directions}" --nj "${nj}" ${local_data_opts}
+        local/data.sh --directions "${needed}" --nj "${nj}" ${local_data_opts}
         mark data/.done "${key}"
     fi
 fi

@@ -22,6 +22,7 @@ from training import train
 from espnet_llmst.cli import get_parser, run
 from espnet_llmst.datadir.kaldi import read_table, text_files
 from espnet_llmst.languages import english_name
+from espnet_llmst.precision import autocast
 from espnet_llmst.prompt import encode_prompt, encode_target, load_template, render_prompt
 from espnet_llmst.scoring.metrics import corpus_score
 from espnet_llmst.search.generate import SearchOptions, search
@@ -42,12 +43,13 @@ def tokenizer_text(sentences, languages, template) -> list[str]:
     """Sentences, and each instruction now and then, so that both get whole-word pieces."""
     names = [english_name(language) for language in languages]
     instructions = [
-        template.tasks[task]["prompt"].replace("<speech>\n", "").replace("{src}", src).replace("{tgt}", tgt)
+        "[INST]" + template.tasks[task]["prompt"].replace("{src}", src).replace("{tgt}", tgt) + " [/INST]"
         for task in ("st", "asr")
         for src in names
         for tgt in names
     ]
-    return [sentence[language] for sentence in sentences[:4000] for language in languages] + instructions * 20
+    instructions = [text.replace("<speech>", "") for text in instructions] * 20
+    return [sentence[language] for sentence in sentences[:4000] for language in languages] + instructions
 
 
 def encode(tokenizer, template, src: str, tgt: str, sentence: str) -> list[int]:
@@ -112,7 +114,7 @@ def main(argv=None) -> None:
     model = new_llama(tokenizer, **conf["size"])
 
     def loss_of(batch: dict) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=conf["autocast"] == "bfloat16"):
+        with autocast(torch.device("cpu"), conf["autocast"]):
             logits = model(batch["ids"], logits_to_keep=batch["keep"], use_cache=False).logits
         return cross_entropy(logits.float(), batch["answers"])
 

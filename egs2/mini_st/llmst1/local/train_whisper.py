@@ -23,6 +23,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from espnet_llmst.cli import get_parser, run
 from espnet_llmst.datadir.kaldi import read_table
 from espnet_llmst.encoder import whisper
+from espnet_llmst.precision import autocast
 from espnet_llmst.scoring.metrics import corpus_score
 
 
@@ -73,12 +74,12 @@ def make_batches(mels, examples, tokenizer, batch_size: int, rng: random.Random)
         yield {"mel": mels[picked], "inputs": inputs, "labels": labels, "targets": targets}
 
 
-def loss_function(model, ctc: torch.nn.Linear, ctc_weight: float, masks: dict, autocast: bool):
+def loss_function(model, ctc: torch.nn.Linear, ctc_weight: float, masks: dict, precision: str):
     """Weighted sum of the decoder's cross-entropy and the encoder's CTC loss."""
 
     def loss_of(batch: dict) -> torch.Tensor:
         mel = spec_augment(batch["mel"], **masks)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with autocast(mel.device, precision):
             states = whisper.encode(model.model.encoder, mel, None)
             decoded = model.model.decoder(
                 input_ids=batch["inputs"], encoder_hidden_states=states, use_cache=False
@@ -148,7 +149,7 @@ def main(argv=None) -> None:
     batches = make_batches(
         log_mels(examples, features), examples, tokenizer, conf["batch_size"], random.Random(conf["seed"])
     )
-    loss_of = loss_function(model, ctc, conf["ctc_weight"], conf["spec_augment"], conf["autocast"] == "bfloat16")
+    loss_of = loss_function(model, ctc, conf["ctc_weight"], conf["spec_augment"], conf["autocast"])
     train(both, batches, loss_of, conf["steps"], conf["lr"], args.out_dir.name)
     unfinished = args.out_dir.with_name(args.out_dir.name + ".tmp")
     for part in (tokenizer, features, model):

@@ -1,0 +1,22 @@
+"""Mixed precision by name, the same on GPU and CPU."""
+
+import torch
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has bfloat16 arithmetic of its own (emulated, it is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in ``precision``: "float32", "bfloat16", or "auto".
+
+    "auto" is bfloat16 where the device computes in it, else float32; results then differ between machines.
+    """
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise ValueError(f"autocast: '{precision}' must be float32, bfloat16 or auto")
+    mixed = precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)

@@ -1,0 +1,138 @@
+"""The whole recipe on 20 utterances: stages 1 to 8, again, decoding again, and bad input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[3]
+SMALL = ["--local_data_opts", "--num_train 20 --num_dev 4 --num_test 6", "--train_args", "--max_epoch 1"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A copy of the recipe beside the real TEMPLATE and tools, with foundation models of a few steps."""
+    root = tmp_path_factory.mktemp("repo")
+    folder = root / "egs2/mini_st/llmst1"
+    ignore = shutil.ignore_patterns("data", "dump", "exp", "downloads", "__pycache__")
+    shutil.copytree(REPO / "egs2/mini_st/llmst1", folder, symlinks=True, ignore=ignore)
+    (root / "egs2/TEMPLATE").symlink_to(REPO / "egs2/TEMPLATE")
+    for name in ("tools", "espnet_llmst"):
+        (root / name).symlink_to(REPO / name)
+    for path in (folder / "conf/foundation").glob("*.yaml"):
+        small = re.sub(
+            r"(?m)^(steps|sentences): \d+", lambda m: f"{m[1]}: {4 if m[1] == 'steps' else 600}", path.read_text()
+        )
+        path.write_text(re.sub("vocab_size: 2000", "vocab_size: 700", small))
+    return folder
+
+
+def run(recipe, *options, fails=False):
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "CI")}
+    done = subprocess.run(
+        ["./run.sh", *options], cwd=recipe, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+    )
+    assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout if not fails else done.stderr
+
+
+def times(recipe):
+    return {
+        str(path.relative_to(recipe)): path.stat().st_mtime_ns
+        for name in ("data", "dump", "exp")
+        for path in (recipe / name).rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(recipe):
+    return run(recipe, "--stage", "1", "--stop_stage", "8", *SMALL)
+
+
+def test_stages_1_to_8(recipe, finished):
+    decode = recipe / "exp/llast/1_dual_lora/decode/test.fr-en"
+    hyps = (decode / "1best_recog/text").read_text().splitlines()
+    refs = (recipe / "dump/raw/test.fr-en/text.tc.en").read_text().splitlines()
+    assert [line.split()[0] for line in hyps] == [line.split()[0] for line in refs] and len(refs) == 6
+    for name in ("scores.json", "scores_shuffled.json"):
+        scores = json.loads((decode / name).read_text())
+        assert scores["n"] == 6 and scores["BLEU"]["signature"].startswith("nrefs:1|")
+    assert "test.fr-en" in (recipe / "exp/RESULTS.md").read_text() and "test.fr-en" in finished
+    foundation = json.loads((recipe / "exp/foundation.json").read_text())
+    assert {entry["model_type"] for entry in foundation.values()} == {"whisper", "llama"}
+    mixed = (recipe / "dump/mix/llast/1_dual_lora/train/utt2task").read_text().splitlines()
+    assert len(mixed) == 40 and {line.split()[1] for line in mixed} == {"st", "asr"}
+    trained = recipe / "exp/llast/1_dual_lora/valid.loss.best.pth"
+    assert trained.stat().st_size < (recipe / "exp/foundation/llama/model.safetensors").stat().st_size
+
+
+def test_running_again_touches_nothing(recipe, finished):
+    before = times(recipe)
+    run(recipe, *SMALL)
+    assert times(recipe) == before
+
+
+def test_starting_at_stage_7_decodes_again(recipe, finished):
+    decode = "exp/llast/1_dual_lora/decode/test.fr-en"
+    before = times(recipe)
+    text = (recipe / decode / "1best_recog/text").read_text()
+    run(recipe, "--stage", "7", "--stop_stage", "8", *SMALL)
+    after = times(recipe)
+    assert after[f"{decode}/decode.json"] > before[f"{decode}/decode.json"]
+    assert after[f"{decode}/scores.json"] > before[f"{decode}/scores.json"]
+    assert (recipe / decode / "1best_recog/text").read_text() == text
+
+
+def test_changed_settings_do_not_reuse_a_trained_phase(recipe, finished):
+    error = run(recipe, "--stage", "6", "--stop_stage", "6", "--train_args", "--max_epoch 2", fails=True)
+    assert "was trained with other settings: use --expdir" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--no_such_option", "1"], "unknown option --no_such_option"),
+        (["--method", "lllast"], "unknown method 'lllast'; there are: llast"),
+        (["--phase", "9_none"], "unknown phase '9_none' of llast; there are: 1_dual_lora"),
+        (["--directions", "fr_en", "--stage", "3", "--stop_stage", "3"], "'fr_en' is no direction"),
+        (["--stage", "one"], "--stage and --stop_stage take numbers"),
+        (["extra"], "unexpected argument 'extra'"),
+        (["--inference_model", "none.pth", "--stage", "7"], "none.pth is missing: run stage 6 first"),
+    ],
+)
+def test_bad_options_are_one_clear_line(recipe, finished, options, message):
+    error = run(recipe, *options, fails=True)
+    assert message in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_bad_data_is_dropped_by_name_or_refused(recipe, finished):
+    train = recipe / "data/train.fr-en"
+    first, second, third = (line.split()[0] for line in (train / "text.tc.fr").read_text().splitlines()[:3])
+    wavs = (train / "wav.scp").read_text()
+    (train / "wav.scp").write_text(re.sub(f"(?m)^{first} .*$", f"{first} /nowhere.flac", wavs))
+    texts = (train / "text.tc.en").read_text()
+    (train / "text.tc.en").write_text(re.sub(f"(?m)^{second} .*$", second, texts))
+    only_3 = ["--stage", "3", "--stop_stage", "3", *SMALL]
+    out = run(recipe, *only_3)
+    assert "18 utterances" in out and "missing_audio 1" in out and "empty_text.en 1" in out
+    dropped = (recipe / "dump/raw/train.fr-en/dropped.tsv").read_text()
+    assert f"{first}\tmissing_audio" in dropped and f"{second}\tempty_text.en" in dropped
+    (train / "wav.scp").write_text(wavs + wavs.splitlines()[2] + "\n")
+    error = run(recipe, *only_3, fails=True)
+    assert third in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
+
+
+def test_readme_examples(recipe, finished):
+    """The README's example command and Python snippet, as they stand there."""
+    readme = (REPO / "README.md").read_text()
+    (python,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    (example,) = re.findall(r"^llmst_example .*$", readme, re.M)
+    shell = f". ./path.sh\n{example}\npython3 - <<'END'\n{python}END\n"
+    done = subprocess.run(["bash", "-euc", shell], cwd=recipe, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "loss on" in done.stdout and "<speech>" in done.stdout

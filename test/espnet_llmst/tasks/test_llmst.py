@@ -1,0 +1,107 @@
+"""The task's life cycle with ESPnet's own main: imports, training, checkpoints, resume, reload."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from espnet_llmst.datadir.kaldi import read_table
+from espnet_llmst.inference import load_model
+from espnet_llmst.prompt import load_template
+from espnet_llmst.tasks.llmst import LLMSTTask
+from espnet_llmst.train.mixture import Part, make_mix
+from espnet_llmst.train.shapes import write_shapes
+
+
+def test_import_is_quick_and_touches_no_network():
+    """Run apart: under 15 s, no nltk, no socket."""
+    code = (
+        "import socket, time, sys\n"
+        "def refuse(*a, **k): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "start = time.process_time()\n"
+        "import espnet_llmst.tasks.llmst\n"
+        "assert 'nltk' not in sys.modules and 'peft' not in sys.modules\n"
+        "print(time.process_time() - start)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) < 15
+    assert "download" not in (done.stdout + done.stderr).lower()
+
+
+@pytest.fixture
+def train(dump_dir, task_config, tmp_path, llama_dir):
+    """Run the task's main on the small corpus."""
+    from transformers import AutoTokenizer
+
+    template, tokenizer = load_template(task_config["prompt"]), AutoTokenizer.from_pretrained(llama_dir)
+    for role, split in (("train", "train"), ("valid", "dev")):
+        make_mix(dump_dir, split, [Part("st", "fr", "en"), Part("asr", "fr", "fr")], template, tmp_path / "mix" / role)
+        write_shapes(tmp_path / "mix" / role, tmp_path / "stats" / role, template, tokenizer)
+
+    def run(output_dir, max_epoch, **changes):
+        settings = {
+            "optim": "adamw",
+            "optim_conf": {"lr": 1.0e-3},
+            "scheduler": "warmup_linear",
+            "scheduler_conf": {"total_steps": 20},
+            "batch_type": "numel",
+            "batch_bins": 300,
+            "best_model_criterion": [["valid", "loss", "min"]],
+            "num_workers": 0,
+            "use_tensorboard": False,
+            "use_matplotlib": False,
+        }
+        config = tmp_path / "phase.yaml"
+        config.write_text(yaml.safe_dump({**task_config, **settings, **changes}))
+        command = ["--config", str(config), "--output_dir", str(output_dir), "--max_epoch", str(max_epoch)]
+        command += ["--resume", "true", "--ngpu", "0"]
+        for role in ("train", "valid"):
+            for name, key in (("wav.scp", "speech,sound"), ("utt2task", "task,text"), ("text", "text,text")):
+                command += [f"--{role}_data_path_and_name_and_type", f"{tmp_path}/mix/{role}/{name},{key}"]
+            for name in ("speech_shape", "text_shape"):
+                command += [f"--{role}_shape_file", f"{tmp_path}/stats/{role}/{name}"]
+        LLMSTTask.main(cmd=command)
+
+    return run
+
+
+def test_training_resumes_and_reloads(train, tmp_path):
+    train(tmp_path / "whole", 4)
+    train(tmp_path / "halves", 2)
+    train(tmp_path / "halves", 4)
+    states = [torch.load(tmp_path / name / "4epoch.pth", weights_only=True) for name in ("whole", "halves")]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+    model, args = load_model(tmp_path / "whole/config.yaml", tmp_path / "whole/4epoch.pth")
+    assert states[0].keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    size = sum(tensor.numel() for tensor in states[0].values())
+    assert size < 0.5 * sum(p.numel() for p in model.parameters())
+    assert all(torch.equal(dict(model.named_parameters())[n], t) for n, t in states[0].items())
+    assert args.trainable == ["postencoder", "encoder.lora", "decoder.lora"]
+
+
+def test_a_schedule_without_length_learns_it_from_the_data(train, tmp_path):
+    train(tmp_path / "exp", 3, scheduler_conf={"warmup_ratio": 0.1})
+    args = yaml.safe_load((tmp_path / "exp/config.yaml").read_text())
+    examples = len(read_table(tmp_path / "stats/train/text_shape"))
+    assert 3 <= args["scheduler_conf"]["total_steps"] <= 3 * examples
+    rates = [
+        group["lr"]
+        for optimizer in torch.load(tmp_path / "exp/checkpoint.pth", weights_only=False)["optimizers"]
+        for group in optimizer["param_groups"]
+    ]
+    assert rates == [0.0]
+
+
+def test_a_later_phase_starts_from_an_earlier_one(train, tmp_path):
+    train(tmp_path / "one", 1, trainable=["postencoder"])
+    checkpoint = str(tmp_path / "one/1epoch.pth")
+    train(tmp_path / "two", 1, trainable=["decoder.lora"], init_param=[checkpoint])
+    first = torch.load(checkpoint, weights_only=True)
+    second = torch.load(tmp_path / "two/1epoch.pth", weights_only=True)
+    assert first.keys() < second.keys() and all(torch.equal(second[name], first[name]) for name in first)
+    model, _ = load_model(tmp_path / "two/config.yaml", tmp_path / "two/1epoch.pth")
+    assert torch.equal(model.state_dict()["postencoder.layers.0.weight"], first["postencoder.layers.0.weight"])

@@ -1,0 +1,116 @@
+"""Decoding a data directory and single waveforms."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet_llmst.bin import llmst_inference
+from espnet_llmst.cli import InputError, run
+from espnet_llmst.datadir.kaldi import read_table
+from espnet_llmst.inference import Speech2Text, load_model, make_batches, other_audio
+
+
+@pytest.fixture
+def experiment(build_model, task_config, tmp_path):
+    """config.yaml and a checkpoint, as training leaves them."""
+    model = build_model()
+    with torch.no_grad():
+        for parameter in model.parameters():  # lively enough to tell one audio from another
+            if parameter.requires_grad:
+                parameter.copy_(
+                    0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+                )
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    settings = {**task_config, "model_conf": {"autocast": "float32"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def decode(experiment, set_dir, out, *more):
+    return llmst_inference.main(
+        ["--train_config", f"{experiment}/config.yaml", "--model_file", f"{experiment}/model.pth"]
+        + ["--data_dir", str(set_dir), "--direction", "fr-en", "--output_dir", str(out)]
+        + ["--beam_size", "2", "--max_new_tokens", "8", *more]
+    )
+
+
+def test_jobs_join_to_what_one_job_gives(experiment, dump_dir, tmp_path):
+    set_dir = dump_dir / "train.fr-en"
+    decode(experiment, set_dir, tmp_path / "one")
+    llmst_inference.main(["--merge", "--output_dir", str(tmp_path / "one")])
+    for job in ("1", "2"):
+        decode(experiment, set_dir, tmp_path / "two", "--job", job, "--num_jobs", "2", "--batch_seconds", "1")
+    llmst_inference.main(["--merge", "--output_dir", str(tmp_path / "two"), "--num_jobs", "2"])
+    for name in ("text", "token"):
+        one, two = (read_table(tmp_path / x / "1best_recog" / name, allow_empty=True) for x in ("one", "two"))
+        assert one == two and one.keys() == read_table(set_dir / "wav.scp").keys()
+    info = json.loads((tmp_path / "two/decode.json").read_text())
+    assert info["n"] == 3 and info["speech_seconds"] == pytest.approx(49000 / 16000)
+    assert not list(tmp_path.glob("two/job.*"))
+
+
+def test_merge_names_an_unfinished_job(experiment, dump_dir, tmp_path):
+    decode(experiment, dump_dir / "train.fr-en", tmp_path / "out", "--job", "1", "--num_jobs", "2")
+    with pytest.raises(InputError, match="job.2: this decoding job has not finished"):
+        llmst_inference.main(["--merge", "--output_dir", str(tmp_path / "out"), "--num_jobs", "2"])
+
+
+def test_shuffled_audio_changes_the_speech_and_nothing_else(experiment, dump_dir, tmp_path):
+    set_dir = dump_dir / "train.fr-en"
+    decode(experiment, set_dir, tmp_path / "own")
+    decode(experiment, set_dir, tmp_path / "other", "--shuffle_audio", "1")
+    scores = [read_table(tmp_path / name / "job.1/1best_recog/score") for name in ("own", "other")]
+    source = other_audio(list(scores[0]), 1)
+    assert scores[1] == {utt: scores[0][source[utt]] for utt in source}
+    assert scores[0] != scores[1]
+
+
+def test_nobody_keeps_their_own_audio():
+    utts = [f"utt{i}" for i in range(50)]
+    source = other_audio(utts, seed=3)
+    assert sorted(source.values()) == sorted(utts) and all(utt != other for utt, other in source.items())
+    assert source == other_audio(utts[::-1], seed=3) != other_audio(utts, seed=4)
+    with pytest.raises(InputError, match="at least two"):
+        other_audio(["a"], 0)
+
+
+def test_batches_hold_the_budget_longest_first():
+    sizes = {f"u{i}": n for i, n in enumerate((5, 30, 10, 10, 99, 1))}
+    batches = list(make_batches(sizes, 40))
+    assert batches == [["u4"], ["u1"], ["u2", "u3", "u0", "u5"]]
+    assert sorted(utt for batch in batches for utt in batch) == sorted(sizes)
+
+
+def test_speech2text_takes_one_waveform_or_a_list(experiment):
+    speech2text = Speech2Text(
+        experiment / "config.yaml", experiment / "model.pth", beam_size=3, nbest=2, max_new_tokens=6
+    )
+    rng = np.random.default_rng(0)
+    waves = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in (16000, 7000)]
+    together = speech2text(waves, "st", "fr", "en")
+    alone = speech2text(waves[1], "st", "fr", "en")
+    assert [len(nbest) for nbest in together] == [2, 2] and together[1][0].ids == alone[0][0].ids
+    assert together[0][0].score >= together[0][1].score
+
+
+def test_bad_input_is_one_clear_line(experiment, dump_dir, tmp_path, capsys):
+    with pytest.raises(InputError, match="nowhere.pth is missing: train the phase first"):
+        load_model(experiment / "config.yaml", experiment / "nowhere.pth")
+    state = torch.load(experiment / "model.pth", weights_only=True)
+    state.pop("postencoder.layers.0.weight")
+    torch.save(state, experiment / "other.pth")
+    with pytest.raises(InputError, match="other.pth does not fit .*Missing key"):
+        load_model(experiment / "config.yaml", experiment / "other.pth")
+    wav = dump_dir / "train.fr-en/fr_spk-train1.flac"
+    soundfile.write(wav, np.zeros(100), 8000)
+    with pytest.raises(InputError, match="fr_spk-train1 is not 16 kHz mono"):
+        decode(experiment, dump_dir / "train.fr-en", tmp_path / "out")
+    wav.unlink()
+    assert run(lambda _: decode(experiment, dump_dir / "train.fr-en", tmp_path / "out")) == 1
+    assert capsys.readouterr().err.count("\n") >= 1
+    assert run(lambda _: llmst_inference.main(["--output_dir", "x"])) == 1
+    assert "--train_config is required" in capsys.readouterr().err
