@@ -1,7 +1,7 @@
 """ESPnetLLMSTModel: speech encoder, connector and language model joined; speech + prompt + target -> loss.
 
-Shapes: B batch, S samples, T speech vectors, P prompt tokens, Y target tokens, L whole sequence, D width,
-N target positions of the batch, V vocabulary.
+Shapes: B batch, S samples, T speech vectors, P prompt tokens, Y target tokens, D width,
+N target tokens of the batch, V vocabulary.
 """
 
 import torch
@@ -72,13 +72,8 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         """
         with autocast(speech.device, self.precision):
             prompts = self.embed_prompts(speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths)
-            targets = _cut(self.decoder.embed(text), text_lengths)
-            sequences = [torch.cat(pair) for pair in zip(prompts, targets, strict=True)]
-            starts_B = torch.tensor([len(p) for p in prompts], device=speech.device)
-            lengths_B = starts_B + text_lengths
-            embeds_BLD = pad_sequence(sequences, batch_first=True)
-            predicts_BL = _between(starts_B - 1, lengths_B - 1, embeds_BLD.size(1))
-            logits_NV, _ = self.decoder(embeds_BLD, lengths_B, predicts_BL, text_lengths)
+            lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=speech.device)
+            logits_NV, _ = self.decoder(pad_sequence(prompts, batch_first=True), lengths_B, text, text_lengths)
         target_N = torch.cat(_cut(text, text_lengths))
         loss = cross_entropy(logits_NV.float(), target_N)
         accuracy = (logits_NV.argmax(-1) == target_N).float().mean()
@@ -153,8 +148,3 @@ def _forgive_foundation(model, incompatible) -> None:
 
 def _cut(padded: torch.Tensor, lengths_B: torch.Tensor) -> list[torch.Tensor]:
     return [row[:length] for row, length in zip(padded, lengths_B.tolist(), strict=True)]
-
-
-def _between(low_B: torch.Tensor, high_B: torch.Tensor, size: int) -> torch.Tensor:
-    positions = torch.arange(size, device=low_B.device)
-    return (positions >= low_B[:, None]) & (positions < high_B[:, None])

@@ -41,11 +41,16 @@ def _sha256(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def describe(name: str) -> dict:
+def describe(name: str, known: dict | None = None) -> dict:
     """Resolve one model, downloading it from the hub when it is named so.
 
+    Args:
+        name: hub id or local directory.
+        known: an earlier description; its hash is kept when size and time of the weights are the same.
+
     Returns:
-        model, path, revision (None for a local directory), model_type, sha256 of the weight files.
+        model, path, revision (None for a local directory), model_type, sha256 of the weight files, and
+        their sizes and times.
 
     Raises:
         InputError: no weights there, or the hub cannot be reached.
@@ -65,10 +70,13 @@ def describe(name: str) -> dict:
     if not weights or not (path / "config.json").exists():
         raise InputError(f"{name}: no model there (config.json and weights); check the path in the phase's YAML")
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in weights}
+    unchanged = known is not None and known.get("files") == files
     return {
         "model": name,
         "path": str(path),
         "revision": revision,
         "model_type": config.get("model_type"),
-        "sha256": _sha256(weights),
+        "sha256": known["sha256"] if unchanged else _sha256(weights),
+        "files": files,
     }

@@ -96,7 +96,7 @@ class Speech2Text:
         tokenizer = self.preprocess.tokenizer
         with autocast(torch.device(self.device), self.model.precision):
             prompts = self.model.embed_prompts(**batch)
-            found = search(self.model.decoder.lm, tokenizer, prompts, self.options)
+            found = search(self.model.decoder, tokenizer, prompts, self.options)
         return [[_hypothesis(tokenizer, ids, score) for ids, score in nbest] for nbest in found]
 
 

@@ -111,4 +111,5 @@ def encode_prompt(tokenizer, before: str, after: str) -> tuple[list[int], list[i
 
 def encode_target(tokenizer, target: str) -> list[int]:
     """Token ids of a target and the end of sequence."""
-    return [*tokenizer(target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    ids = tokenizer(text_target=target, add_special_tokens=False)["input_ids"]  # Marian has two vocabularies
+    return [*ids, tokenizer.eos_token_id]

@@ -22,11 +22,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(missing_models(names)))
         return
     known = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    found = {name: describe(name, known.get(name)) for name in names}
     for name in names:
-        known[name] = describe(name)
-        print(f"{name}: {known[name]['model_type']}, sha256 {known[name]['sha256'][:12]}")
-    with atomic_write(args.out) as file:
-        json.dump(known, file, indent=1, sort_keys=True)
+        print(f"{name}: {found[name]['model_type']}, sha256 {found[name]['sha256'][:12]}")
+    if known | found != known:
+        with atomic_write(args.out) as file:
+            json.dump(known | found, file, indent=1, sort_keys=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Any transformers causal language model as an ESPnet decoder that reads embeddings.
 
-Shapes: B batch, L sequence length, D width, N target positions of the batch, V vocabulary.
+Shapes: B batch, L prompt length, Y target length, D width, N target tokens of the batch, V vocabulary.
 """
 
 import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
-from transformers import AutoModelForCausalLM
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, GenerationConfig
 from typeguard import typechecked
 
 from espnet_llmst.lora import add_lora
@@ -39,17 +40,35 @@ class CausalLMDecoder(AbsDecoder):
     def forward(
         self, hs_pad: torch.Tensor, hlens: torch.Tensor, ys_in_pad: torch.Tensor, ys_in_lens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits at the positions that predict a target token, and nowhere else.
+        """Logits of the target tokens, computed at the positions that predict one and nowhere else.
 
         Args:
-            hs_pad: embeddings of prompt, speech and target (B, L, D), padded on the right. Causal
-                attention never looks right, so no mask is needed.
+            hs_pad: prompt embeddings (B, L, D), padded on the right.
             hlens: their lengths (B,).
-            ys_in_pad: bool (B, L), True where the next token is a target.
-            ys_in_lens: number of targets of each row (B,).
+            ys_in_pad: target tokens, the end of sequence included (B, Y).
+            ys_in_lens: their lengths (B,).
 
         Returns:
-            Logits (N, V), rows in reading order of ``ys_in_pad``, and ``ys_in_lens``.
+            Logits (N, V) of all target tokens in reading order, and ``ys_in_lens``.
         """
-        output = self.lm(inputs_embeds=hs_pad, use_cache=False, logits_to_keep=ys_in_pad)
+        targets_BYD = self.embed(ys_in_pad)
+        lengths = list(zip(hlens.tolist(), ys_in_lens.tolist(), strict=True))
+        rows = [
+            torch.cat([prompt[:before], target[:after]])
+            for prompt, target, (before, after) in zip(hs_pad, targets_BYD, lengths, strict=True)
+        ]
+        embeds_BLD = pad_sequence(rows, batch_first=True)  # causal attention never looks right: no mask
+        positions = torch.arange(embeds_BLD.size(1), device=hs_pad.device)
+        predicts_BL = (positions >= hlens[:, None] - 1) & (positions < (hlens + ys_in_lens)[:, None] - 1)
+        output = self.lm(inputs_embeds=embeds_BLD, use_cache=False, logits_to_keep=predicts_BL)
         return output.logits, ys_in_lens
+
+    def generate(self, prompts: list[torch.Tensor], config: GenerationConfig):
+        """transformers' ``generate`` on prompts (L, D); padded on the left, so that all end together."""
+        length = max(len(prompt) for prompt in prompts)
+        embeds_BLD = prompts[0].new_zeros(len(prompts), length, prompts[0].size(-1))
+        mask_BL = torch.zeros(len(prompts), length, dtype=torch.long, device=embeds_BLD.device)
+        for row, prompt in enumerate(prompts):
+            embeds_BLD[row, length - len(prompt) :] = prompt
+            mask_BL[row, length - len(prompt) :] = 1
+        return self.lm.generate(inputs_embeds=embeds_BLD, attention_mask=mask_BL, generation_config=config)

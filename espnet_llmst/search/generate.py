@@ -1,6 +1,6 @@
 """Decoding by transformers' ``generate`` on ready-made prompt embeddings.
 
-Shapes: B batch, L prompt length, D width, R returned hypotheses of the batch.
+Shapes: L prompt length, D width.
 """
 
 from dataclasses import dataclass
@@ -21,18 +21,7 @@ class SearchOptions:
     no_repeat_ngram_size: int = 0
 
 
-def pad_left(prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts (L, D) to a batch (B, L, D) that ends flush, and its attention mask (B, L)."""
-    length = max(len(prompt) for prompt in prompts)
-    embeds_BLD = prompts[0].new_zeros(len(prompts), length, prompts[0].size(-1))
-    mask_BL = torch.zeros(len(prompts), length, dtype=torch.long, device=embeds_BLD.device)
-    for row, prompt in enumerate(prompts):
-        embeds_BLD[row, length - len(prompt) :] = prompt
-        mask_BL[row, length - len(prompt) :] = 1
-    return embeds_BLD, mask_BL
-
-
-def generation_config(tokenizer, options: SearchOptions) -> GenerationConfig:
+def generation_config(lm, tokenizer, options: SearchOptions) -> GenerationConfig:
     """The whole configuration from our options: a checkpoint's own sampling defaults do not leak in."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     return GenerationConfig(
@@ -46,6 +35,7 @@ def generation_config(tokenizer, options: SearchOptions) -> GenerationConfig:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
+        decoder_start_token_id=getattr(lm.config, "decoder_start_token_id", None),
         return_dict_in_generate=True,
         output_scores=True,
         use_cache=True,
@@ -53,25 +43,25 @@ def generation_config(tokenizer, options: SearchOptions) -> GenerationConfig:
 
 
 def search(
-    lm: torch.nn.Module, tokenizer, prompts: list[torch.Tensor], options: SearchOptions
+    decoder: torch.nn.Module, tokenizer, prompts: list[torch.Tensor], options: SearchOptions
 ) -> list[list[tuple[list[int], float]]]:
     """The n-best of each prompt, best first.
 
     Args:
-        lm: a transformers causal language model.
+        decoder: one of `espnet_llmst.decoder`.
         tokenizer: its tokenizer.
         prompts: embeddings (L, D), one per utterance; a prompt's result does not depend on the others.
 
     Returns:
         For each prompt, (token ids without the end of sequence, score normalised by length).
     """
-    embeds_BLD, mask_BL = pad_left(prompts)
-    config = generation_config(tokenizer, options)
-    output = lm.generate(inputs_embeds=embeds_BLD, attention_mask=mask_BL, generation_config=config)
+    config = generation_config(decoder.lm, tokenizer, options)
+    output = decoder.generate(prompts, config)
     beams = getattr(output, "beam_indices", None)
-    steps = lm.compute_transition_scores(output.sequences, output.scores, beams, normalize_logits=beams is None)
+    steps = decoder.lm.compute_transition_scores(output.sequences, output.scores, beams, normalize_logits=beams is None)
+    first = int(config.decoder_start_token_id is not None)  # a seq2seq output begins with its start token
     results = []
-    for row, ids in enumerate(output.sequences.tolist()):
+    for row, ids in enumerate(output.sequences[:, first:].tolist()):
         length = ids.index(config.eos_token_id) + 1 if config.eos_token_id in ids else len(ids)
         score = float(steps[row, :length].sum()) / max(1, length) ** options.length_penalty
         results.append(([i for i in ids[:length] if i != config.eos_token_id], score))

@@ -17,6 +17,7 @@ from espnet2.utils.types import str_or_none
 
 from espnet_llmst.connector.mlp import MLPConnector
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
+from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.lora import set_trainable
@@ -31,7 +32,10 @@ postencoder_choices = ClassChoices(
     "postencoder", classes={"mlp": MLPConnector}, type_check=AbsPostEncoder, default="mlp"
 )
 decoder_choices = ClassChoices(
-    "decoder", classes={"causal_lm": CausalLMDecoder}, type_check=AbsDecoder, default="causal_lm"
+    "decoder",
+    classes={"causal_lm": CausalLMDecoder, "seq2seq_lm": Seq2SeqLMDecoder},
+    type_check=AbsDecoder,
+    default="causal_lm",
 )
 SCHEDULERS = {"warmup_linear": WarmupLinear, "warmup_cosine": WarmupCosine}
 abs_task.scheduler_classes.update(SCHEDULERS)  # read when the parser is built

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer
 
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
-from espnet_llmst.search.generate import SearchOptions, pad_left, search
+from espnet_llmst.search.generate import SearchOptions, search
 
 
 @pytest.fixture
@@ -16,21 +16,16 @@ def setup(llama_dir):
             parameter.mul_(3)
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(3, 300, (n,), generator=generator) for n in (12, 3, 7, 20)]
-    return decoder.lm, AutoTokenizer.from_pretrained(llama_dir), ids, [decoder.embed(i).detach() for i in ids]
-
-
-def test_padding_is_on_the_left():
-    embeds, mask = pad_left([torch.ones(2, 3), torch.ones(4, 3)])
-    assert mask.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]] and embeds[0, :2].abs().sum() == 0
+    return decoder, AutoTokenizer.from_pretrained(llama_dir), ids, [decoder.embed(i).detach() for i in ids]
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_batch_equals_single(setup, beam_size):
-    lm, tokenizer, _, prompts = setup
+    decoder, tokenizer, _, prompts = setup
     options = SearchOptions(beam_size=beam_size, nbest=min(2, beam_size), max_new_tokens=15)
-    batch = search(lm, tokenizer, prompts, options)
+    batch = search(decoder, tokenizer, prompts, options)
     for prompt, found in zip(prompts, batch, strict=True):
-        (alone,) = search(lm, tokenizer, [prompt], options)
+        (alone,) = search(decoder, tokenizer, [prompt], options)
         assert [ids for ids, _ in found] == [ids for ids, _ in alone] and len(found) == options.nbest
         assert [s for _, s in found] == pytest.approx([s for _, s in alone], abs=1e-4)
     assert len({tuple(found[0][0]) for found in batch}) > 1
@@ -38,10 +33,10 @@ def test_batch_equals_single(setup, beam_size):
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_equals_transformers_on_token_ids(setup, length_penalty):
-    lm, tokenizer, ids, prompts = setup
+    decoder, tokenizer, ids, prompts = setup
     options = SearchOptions(beam_size=3, max_new_tokens=10, length_penalty=length_penalty)
     for one, prompt in zip(ids, prompts, strict=True):
-        output = lm.generate(
+        output = decoder.lm.generate(
             one[None],
             attention_mask=torch.ones(1, len(one), dtype=torch.long),
             num_beams=3,
@@ -52,6 +47,6 @@ def test_equals_transformers_on_token_ids(setup, length_penalty):
             output_scores=True,
         )
         expected = [i for i in output.sequences[0, len(one) :].tolist() if i != tokenizer.eos_token_id]
-        ((best, score),) = search(lm, tokenizer, [prompt], options)[0]
+        ((best, score),) = search(decoder, tokenizer, [prompt], options)[0]
         assert best == expected
         assert score == pytest.approx(output.sequences_scores.item(), abs=1e-4)

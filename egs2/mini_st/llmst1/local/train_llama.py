@@ -21,6 +21,7 @@ from training import train
 
 from espnet_llmst.cli import get_parser, run
 from espnet_llmst.datadir.kaldi import read_table, text_files
+from espnet_llmst.decoder.causal_lm import CausalLMDecoder
 from espnet_llmst.languages import english_name
 from espnet_llmst.precision import autocast
 from espnet_llmst.prompt import encode_prompt, encode_target, load_template, render_prompt
@@ -76,7 +77,7 @@ def make_batches(sentences, tokenizer, template, conf: dict, rng: random.Random)
         yield {"ids": padded, "keep": pad_sequence(keeps, batch_first=True), "answers": torch.tensor(answers)}
 
 
-def evaluate(model, tokenizer, template, set_dir: Path, direction: str) -> dict:
+def evaluate(decoder, tokenizer, template, set_dir: Path, direction: str) -> dict:
     """BLEU on the set's own transcripts, greedy: what perfect recognition would give."""
     src, tgt = parse_direction(direction)
     files = text_files(set_dir)
@@ -85,9 +86,9 @@ def evaluate(model, tokenizer, template, set_dir: Path, direction: str) -> dict:
     for batch in torch.arange(len(sources)).split(50):
         utts = [list(sources)[i] for i in batch]
         ids = [torch.tensor(encode(tokenizer, template, src, tgt, sources[utt])) for utt in utts]
-        prompts = [model.get_input_embeddings()(one) for one in ids]
         with torch.inference_mode():
-            found = search(model, tokenizer, prompts, SearchOptions(beam_size=1, max_new_tokens=60))
+            prompts = [decoder.embed(one) for one in ids]
+            found = search(decoder, tokenizer, prompts, SearchOptions(beam_size=1, max_new_tokens=60))
         hyps += [tokenizer.decode(nbest[0][0]).strip() for nbest in found]
     return corpus_score("BLEU", hyps, [[references[utt] for utt in sources]], tgt)
 
@@ -122,10 +123,11 @@ def main(argv=None) -> None:
     train(model, batches, loss_of, conf["steps"], conf["lr"], args.out_dir.name)
     tokenizer.save_pretrained(unfinished)
     model.save_pretrained(unfinished)
+    decoder = CausalLMDecoder(str(unfinished)).eval()
     results = []
     for set_dir in sorted(args.dump_dir.glob(f"{args.splits[2]}.*")):
         direction = set_dir.name.removeprefix(f"{args.splits[2]}.")
-        score = evaluate(model, tokenizer, template, set_dir, direction)
+        score = evaluate(decoder, tokenizer, template, set_dir, direction)
         size = len(read_table(set_dir / "utt2spk"))
         results.append({"model": args.out_dir.name, "set": f"{set_dir.name}, gold transcripts", "n": size})
         results[-1] |= {"metric": "BLEU", **score}

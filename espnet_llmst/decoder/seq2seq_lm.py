@@ -1,0 +1,72 @@
+"""A transformers translator (Marian, T5) as an ESPnet decoder that reads speech (arXiv 2411.18294, section 3).
+
+Shapes: B batch, L prompt length, Y target length, D width, N target tokens of the batch, V vocabulary.
+"""
+
+import torch
+from espnet2.asr.decoder.abs_decoder import AbsDecoder
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
+from typeguard import typechecked
+
+from espnet_llmst.cli import InputError
+from espnet_llmst.lora import add_lora
+
+
+class Seq2SeqLMDecoder(AbsDecoder):
+    """Marian, T5 and every other ``AutoModelForSeq2SeqLM``.
+
+    Args:
+        model: hub id or local ``save_pretrained`` directory.
+        entry: where the speech vectors enter. "decoder" (ECD): they are the encoder states that the
+            decoder attends to, the text encoder is not used. "encoder" (ECED): they are the input
+            embeddings of the text encoder, unscaled, after an embedded text prefix if the prompt has one.
+        lora: ``{r, alpha, dropout, targets}``, see `espnet_llmst.lora.add_lora`; None for none.
+        dtype: of the weights.
+
+    Raises:
+        InputError: an unknown ``entry``.
+    """
+
+    @typechecked
+    def __init__(self, model: str, entry: str = "encoder", lora: dict | None = None, dtype: str = "float32") -> None:
+        super().__init__()
+        if entry not in ("encoder", "decoder"):
+            raise InputError(f"decoder_conf.entry: '{entry}' must be encoder (ECED) or decoder (ECD)")
+        self.lm = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        self.entry = entry
+        if lora:
+            add_lora(self.lm, **lora)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the embeddings and of the encoder states."""
+        return self.lm.get_input_embeddings().embedding_dim
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (...) to embeddings (..., D)."""
+        return self.lm.get_input_embeddings()(ids)
+
+    def _states(self, prompts_BLD: torch.Tensor, lengths_B: torch.Tensor) -> tuple[BaseModelOutput, torch.Tensor]:
+        mask_BL = (torch.arange(prompts_BLD.size(1), device=lengths_B.device) < lengths_B[:, None]).long()
+        if self.entry == "decoder":
+            return BaseModelOutput(last_hidden_state=prompts_BLD), mask_BL
+        return self.lm.get_encoder()(inputs_embeds=prompts_BLD, attention_mask=mask_BL), mask_BL
+
+    def forward(
+        self, hs_pad: torch.Tensor, hlens: torch.Tensor, ys_in_pad: torch.Tensor, ys_in_lens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the target tokens; arguments and result as of `CausalLMDecoder.forward`."""
+        states, mask_BL = self._states(hs_pad, hlens)
+        start = ys_in_pad.new_full((len(ys_in_pad), 1), self.lm.config.decoder_start_token_id)
+        inputs_BY = torch.cat([start, ys_in_pad[:, :-1]], dim=1)
+        output = self.lm(encoder_outputs=states, attention_mask=mask_BL, decoder_input_ids=inputs_BY, use_cache=False)
+        targets_BY = torch.arange(ys_in_pad.size(1), device=ys_in_lens.device) < ys_in_lens[:, None]
+        return output.logits[targets_BY], ys_in_lens
+
+    def generate(self, prompts: list[torch.Tensor], config: GenerationConfig):
+        """transformers' ``generate`` on prompts (L, D); the encoder runs once per utterance."""
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=prompts[0].device)
+        states, mask_BL = self._states(pad_sequence(prompts, batch_first=True), lengths_B)
+        return self.lm.generate(encoder_outputs=states, attention_mask=mask_BL, generation_config=config)
