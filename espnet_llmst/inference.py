@@ -17,9 +17,8 @@ from espnet_llmst.datadir.kaldi import read_table, text_files
 from espnet_llmst.precision import autocast
 from espnet_llmst.search.generate import SearchOptions, search
 from espnet_llmst.search.hypothesis import Hypothesis
-from espnet_llmst.tasks.llmst import LLMSTTask
+from espnet_llmst.tasks.llmst import LLMSTTask, build_preprocessor
 from espnet_llmst.train.collate import collate
-from espnet_llmst.train.preprocessor import LLMSTPreprocessor
 
 SAMPLE_RATE = 16000
 
@@ -62,7 +61,7 @@ class Speech2Text:
 
     def __init__(self, train_config: str | Path, model_file: str | Path, device: str = "cpu", **options) -> None:
         self.model, args = load_model(train_config, model_file, device)
-        self.preprocess = LLMSTPreprocessor(args.decoder_conf["model"], args.prompt, train=False)
+        self.preprocess = build_preprocessor(args, train=False)
         self.device, self.options = device, SearchOptions(**options)
 
     @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Prompt templates: the text around the speech slot, and the target, for each task and direction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,16 @@ class Template:
     chat: bool = False
     system: str | None = None
     path: str = field(default="", compare=False)
+
+
+def load_tokenizer(model: str, added_tokens: Sequence[str] = ()):
+    """The tokenizer of a language model, with tokens of ours appended behind its own."""
+    from transformers import AutoTokenizer  # late: templates alone need no transformers
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if added_tokens:
+        tokenizer.add_tokens(list(added_tokens), special_tokens=True)
+    return tokenizer
 
 
 def load_template(path: str | Path) -> Template:
@@ -73,6 +84,11 @@ def _fill(template: Template, kind: str, task: str, src: str, tgt: str, transcri
         parts.append(values[key] if key else text[start])
         start += len(key) if key else 1
     return "".join(parts)
+
+
+def render_instruction(template: Template, task: str, src: str, tgt: str) -> str:
+    """The prompt's text with its speech slot, no transcript, no chat template."""
+    return _fill(template, "prompt", task, src, tgt, "", "")
 
 
 def render_target(

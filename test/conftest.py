@@ -38,6 +38,35 @@ def tiny_models():
 
 
 @pytest.fixture(scope="session")
+def tiny_translators():
+    return load_module(REPO / "egs2/mini_st/llmst1/local/tiny_translators.py")
+
+
+@pytest.fixture(scope="session")
+def marian_dir(tiny_translators, tmp_path_factory):
+    import torch
+
+    torch.manual_seed(3)
+    directory = str(tmp_path_factory.mktemp("marian"))
+    tokenizer = tiny_translators.marian_tokenizer(SENTENCES * 20, SENTENCES * 20, 120, directory)
+    for part in (tokenizer, tiny_translators.new_marian(tokenizer, width=32, layers=2, heads=4, ffn=64)):
+        part.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def t5_dir(tiny_translators, tmp_path_factory):
+    import torch
+
+    torch.manual_seed(4)
+    directory = str(tmp_path_factory.mktemp("t5"))
+    tokenizer = tiny_translators.t5_tokenizer(SENTENCES * 20, 120, directory)
+    for part in (tokenizer, tiny_translators.new_t5(tokenizer, width=32, layers=2, heads=4, ffn=64)):
+        part.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def whisper_dir(tiny_models, tmp_path_factory):
     import torch
 

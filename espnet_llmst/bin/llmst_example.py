@@ -4,9 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_llmst.bin.llmst_mix import read_phase
 from espnet_llmst.cli import get_parser, run
 from espnet_llmst.datadir.kaldi import read_table
-from espnet_llmst.prompt import SPEECH, encode_prompt, encode_target, load_template, render_prompt
+from espnet_llmst.prompt import SPEECH, encode_prompt, encode_target, load_template, load_tokenizer, render_prompt
 
 
 def show(uid: str, task: str, text: str, transcript: str, samples: int, template, tokenizer) -> str:
@@ -23,10 +24,6 @@ def show(uid: str, task: str, text: str, transcript: str, samples: int, template
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the first examples of each task."""
-    from transformers import AutoTokenizer  # late: --help needs no tokenizer
-
-    from espnet_llmst.bin.llmst_mix import read_phase
-
     parser = get_parser("llmst_example", __doc__)
     parser.add_argument("--train_config", type=Path, required=True, help="YAML of the phase")
     parser.add_argument("--mix_dir", type=Path, required=True, help="e.g. dump/mix/llast/1_dual_lora/train")
@@ -34,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     settings = read_phase(args.train_config)
     template = load_template(settings["prompt"])
-    tokenizer = AutoTokenizer.from_pretrained(settings["decoder_conf"]["model"])
+    tokenizer = load_tokenizer(settings["decoder_conf"]["model"], settings["decoder_conf"].get("added_tokens", ()))
     tasks, texts = read_table(args.mix_dir / "utt2task"), read_table(args.mix_dir / "text")
     samples = read_table(args.mix_dir / "utt2num_samples")
     transcript_file = args.mix_dir / "transcript"

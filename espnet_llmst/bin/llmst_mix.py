@@ -7,8 +7,9 @@ from pathlib import Path
 import yaml
 
 from espnet_llmst.cli import InputError, get_parser, run
-from espnet_llmst.prompt import load_template
+from espnet_llmst.prompt import load_template, load_tokenizer
 from espnet_llmst.train.mixture import expand_mixture, find_sets, make_mix
+from espnet_llmst.train.shapes import write_shapes
 
 
 def read_phase(path: Path) -> dict:
@@ -43,13 +44,9 @@ def list_directions(args) -> None:
 
 def mix(args) -> None:
     """Write ``<out_dir>/<split>`` tables and ``<stats_dir>/<split>`` shapes."""
-    from transformers import AutoTokenizer  # late: listing needs no tokenizer
-
-    from espnet_llmst.train.shapes import write_shapes
-
     settings = read_phase(args.train_config[0])
     template = load_template(settings["prompt"])
-    tokenizer = AutoTokenizer.from_pretrained(settings["decoder_conf"]["model"])
+    tokenizer = load_tokenizer(settings["decoder_conf"]["model"], settings["decoder_conf"].get("added_tokens", ()))
     parts = expand_mixture(settings["mixture"], args.directions)
     for role, split in zip(("train", "valid"), args.splits, strict=True):
         counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role)

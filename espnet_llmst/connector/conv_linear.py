@@ -1,4 +1,4 @@
-"""LST's connector: strided convolutions, then a linear layer (arXiv 2310.02050, section 2).
+"""LST's connector: strided convolutions, then a linear layer (arXiv 2310.02050).
 
 Shapes: B batch, T frames, D width.
 """
@@ -35,6 +35,6 @@ class ConvLinearConnector(AbsPostEncoder):
         return self.linear.out_features
 
     def forward(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States (B, T, D) and lengths (B,) to vectors (B, T / 4 rounded up, output size) and their lengths."""
+        """States (B, T, D) and lengths (B,) to vectors (B, T', output size) and their lengths."""
         hidden_BTD, lengths_B = self.subsampler(input, input_lengths)
         return self.linear(hidden_BTD), lengths_B

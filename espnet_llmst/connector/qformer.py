@@ -15,7 +15,7 @@ from espnet_llmst.connector.subsampling import frame_mask
 class QFormerConnector(AbsPostEncoder):
     """A fixed number of vectors whatever the utterance's length; the defaults are LLM-SRT's.
 
-    Aligned (section 2) takes ``num_queries=100, num_layers=6, width=256, heads=4, ffn=2048,
+    Aligned takes ``num_queries=100, num_layers=6, width=256, heads=4, ffn=2048,
     cross_attention_frequency=1, query_init="zeros", head="linear", layer_norm=False, activation="gelu_new"``.
 
     Args:
@@ -27,7 +27,8 @@ class QFormerConnector(AbsPostEncoder):
         heads: of its attention.
         ffn: width of its feed-forward layers.
         cross_attention_frequency: every how many layers, from the first on, the queries look at the speech.
-        query_init: "normal" (mean 0, variance 1) or "zeros".
+        query_init: "normal" (mean 0, variance 1) or "zeros". Zeros differ from one another only through dropout,
+            and normalising them makes the first gradients huge: clip gradients, and not in float16.
         head: "linear", or "mlp": LLM-SRT's two layers around a ReLU, whose inner width follows
             ``output_size`` (one layer up to 1536).
         layer_norm: normalise the vectors given to the language model.
@@ -106,6 +107,4 @@ def _head(kind: str, width: int, output_size: int) -> torch.nn.Module:
     if kind == "linear" or output_size <= 1536:
         return torch.nn.Linear(width, output_size)
     middle = 1536 if output_size <= 2560 else 2560
-    return torch.nn.Sequential(
-        torch.nn.Linear(width, middle), torch.nn.ReLU(), torch.nn.Linear(middle, output_size)
-    )
+    return torch.nn.Sequential(torch.nn.Linear(width, middle), torch.nn.ReLU(), torch.nn.Linear(middle, output_size))

@@ -1,4 +1,4 @@
-"""The subsampler-transformer encoder (STE) of "Aligning Pre-trained Models for SLT" (arXiv 2411.18294, section 2).
+"""The subsampler-transformer encoder (STE) that aligns pre-trained models (arXiv 2411.18294).
 
 Shapes: B batch, T frames, D width.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
-from torch.nn.functional import dropout as drop
+from torch.nn import functional
 from transformers import MarianConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.marian.modeling_marian import MarianEncoder
@@ -48,7 +48,7 @@ class SubsamplerTransformerConnector(AbsPostEncoder):
     ) -> None:
         super().__init__()
         self.subsampler = ConvSubsampler(input_size, width, channels, kernel_sizes)
-        self.config = MarianConfig(
+        config = MarianConfig(
             d_model=width,
             encoder_layers=num_layers,
             encoder_attention_heads=heads,
@@ -57,12 +57,14 @@ class SubsamplerTransformerConnector(AbsPostEncoder):
             dropout=dropout,
             attention_dropout=dropout,
             activation_dropout=dropout,
-            # Tables of words and positions, not used here: see `sinusoids`.
+            # The tables of words and positions stay behind: inputs are vectors, positions are computed.
             vocab_size=1,
             pad_token_id=0,
+            decoder_start_token_id=0,
             max_position_embeddings=1,
         )
-        self.layers = MarianEncoder(self.config).layers
+        encoder = MarianEncoder(config)
+        self.config, self.layers = encoder.config, encoder.layers
         self.linear = torch.nn.Linear(width, output_size)
 
     def output_size(self) -> int:
@@ -70,13 +72,13 @@ class SubsamplerTransformerConnector(AbsPostEncoder):
         return self.linear.out_features
 
     def forward(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States (B, T, D) and lengths (B,) to vectors (B, T / 4 rounded up, output size) and their lengths."""
+        """States (B, T, D) and lengths (B,) to vectors (B, T', output size) and their lengths."""
         hidden_BTD, lengths_B = self.subsampler(input, input_lengths)
         mask_BT = frame_mask(lengths_B, hidden_BTD.size(1))
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_BTD, attention_mask=mask_BT)
         positions_TD = sinusoids(hidden_BTD.size(1), hidden_BTD.size(2), hidden_BTD.device)
         hidden_BTD = hidden_BTD + positions_TD.to(self.linear.weight.dtype)
-        hidden_BTD = drop(hidden_BTD, self.config.dropout, self.training)
+        hidden_BTD = functional.dropout(hidden_BTD, self.config.dropout, self.training)
         for layer in self.layers:
             hidden_BTD = layer(hidden_BTD, mask)
         return self.linear(hidden_BTD), lengths_B

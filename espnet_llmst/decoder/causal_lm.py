@@ -3,6 +3,8 @@
 Shapes: B batch, L prompt length, Y target length, D width, N target tokens of the batch, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from torch.nn.utils.rnn import pad_sequence
@@ -10,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from typeguard import typechecked
 
 from espnet_llmst.lora import add_lora
+from espnet_llmst.prompt import load_tokenizer
 
 
 class CausalLMDecoder(AbsDecoder):
@@ -19,12 +22,26 @@ class CausalLMDecoder(AbsDecoder):
         model: hub id or local ``save_pretrained`` directory.
         lora: ``{r, alpha, dropout, targets}``, see `espnet_llmst.lora.add_lora`; None for none.
         dtype: of the weights.
+        added_tokens: special tokens for prompts, e.g. around the speech (LST). They have a table of their
+            own, ``decoder.added`` in ``trainable:``, and start as the mean embedding; the model never
+            writes them.
     """
 
     @typechecked
-    def __init__(self, model: str, lora: dict | None = None, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        model: str,
+        lora: dict | None = None,
+        dtype: str = "float32",
+        added_tokens: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         self.lm = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        self.added = None
+        if added_tokens:
+            self.first_added = len(load_tokenizer(model))
+            mean_D = self.lm.get_input_embeddings().weight.detach().float().mean(0)
+            self.added = torch.nn.Embedding.from_pretrained(mean_D.repeat(len(added_tokens), 1), freeze=False)
         if lora:
             add_lora(self.lm, **lora)
 
@@ -35,7 +52,13 @@ class CausalLMDecoder(AbsDecoder):
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (...) to embeddings (..., D)."""
-        return self.lm.get_input_embeddings()(ids)
+        table = self.lm.get_input_embeddings()
+        if self.added is None:
+            return table(ids)
+        ours = ids >= self.first_added
+        embeds = table(ids.masked_fill(ours, 0))
+        added = self.added((ids - self.first_added).clamp(min=0))
+        return torch.where(ours[..., None], added.to(embeds.dtype), embeds)
 
     def forward(
         self, hs_pad: torch.Tensor, hlens: torch.Tensor, ys_in_pad: torch.Tensor, ys_in_lens: torch.Tensor

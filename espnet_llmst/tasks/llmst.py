@@ -15,7 +15,10 @@ from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
+from espnet_llmst.connector.conv_linear import ConvLinearConnector
 from espnet_llmst.connector.mlp import MLPConnector
+from espnet_llmst.connector.qformer import QFormerConnector
+from espnet_llmst.connector.subsampler_transformer import SubsamplerTransformerConnector
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
@@ -29,7 +32,15 @@ encoder_choices = ClassChoices(
     "encoder", classes={"hugging_face": HuggingFaceEncoder}, type_check=AbsEncoder, default="hugging_face"
 )
 postencoder_choices = ClassChoices(
-    "postencoder", classes={"mlp": MLPConnector}, type_check=AbsPostEncoder, default="mlp"
+    "postencoder",
+    classes={
+        "conv_linear": ConvLinearConnector,
+        "mlp": MLPConnector,
+        "qformer": QFormerConnector,
+        "subsampler_transformer": SubsamplerTransformerConnector,
+    },
+    type_check=AbsPostEncoder,
+    default="mlp",
 )
 decoder_choices = ClassChoices(
     "decoder",
@@ -71,7 +82,7 @@ class LLMSTTask(AbsTask):
     @classmethod
     def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> LLMSTPreprocessor:
         """Prompt rendering and tokenisation (validation has targets too)."""
-        return LLMSTPreprocessor(args.decoder_conf["model"], args.prompt)
+        return build_preprocessor(args, train=True)
 
     @classmethod
     def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
@@ -103,6 +114,12 @@ class LLMSTTask(AbsTask):
             logging.info(f"the schedule decays over {args.scheduler_conf['total_steps']} updates")
         parameters = [p for p in model.parameters() if p.requires_grad]
         return [abs_task.optim_classes[args.optim](parameters, **args.optim_conf)]
+
+
+def build_preprocessor(args: argparse.Namespace, train: bool) -> LLMSTPreprocessor:
+    """The preprocessor that belongs to a phase's language model and prompt."""
+    conf = args.decoder_conf
+    return LLMSTPreprocessor(conf["model"], args.prompt, train, conf.get("added_tokens") or ())
 
 
 def updates_of_phase(args: argparse.Namespace) -> int:

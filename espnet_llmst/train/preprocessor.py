@@ -1,32 +1,34 @@
 """Turns one example of a data set into the arrays the model reads (no espnet2 preprocessor: it wants nltk)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from espnet_llmst.prompt import encode_prompt, encode_target, load_template, render_prompt
+from espnet_llmst.prompt import encode_prompt, encode_target, load_template, load_tokenizer, render_prompt
 
 
 class LLMSTPreprocessor:
     """Prompt and target to token ids.
 
     Args:
-        tokenizer: hub id or directory of the language model's tokenizer.
+        tokenizer: hub id or directory of the language model.
+        added_tokens: appended to its vocabulary.
         prompt: path of the prompt template.
         train: False at decoding time, where a target may be absent.
 
     The tokenizer is loaded on first use, so that the object can be sent to worker processes.
     """
 
-    def __init__(self, tokenizer: str, prompt: str, train: bool = True) -> None:
-        self.name, self.template, self.train = tokenizer, load_template(prompt), train
+    def __init__(self, tokenizer: str, prompt: str, train: bool = True, added_tokens: Sequence[str] = ()) -> None:
+        self.name, self.added_tokens = tokenizer, added_tokens
+        self.template, self.train = load_template(prompt), train
         self._tokenizer = None
 
     @property
     def tokenizer(self):
         """The transformers tokenizer."""
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(self.name)
+            self._tokenizer = load_tokenizer(self.name, self.added_tokens)
         return self._tokenizer
 
     def __call__(self, uid: str, data: dict) -> dict[str, np.ndarray]:

@@ -113,7 +113,8 @@ sets_of() { # folder split split: the sets that the phases read
 
 if in_range 2 "${skip_data_prep}" && [ -n "${speed_perturb_factors}" ]; then
     log "stage 2: speed perturbation ${speed_perturb_factors}"
-    for set in $(sets_of data "${train_set}" "${train_set}"); do
+    sets=$(sets_of data "${train_set}" "${train_set}")
+    for set in ${sets}; do
         # shellcheck disable=SC2086
         tool llmst_speed_perturb --data_dir "data/${set}" --out_dir "data/${train_set}_sp${set#"${train_set}"}" \
             --factors ${speed_perturb_factors} --nj "${nj}"
@@ -126,7 +127,8 @@ fi
 if in_range 3 "${skip_data_prep}"; then
     log "stage 3: format audio as ${fs} Hz ${audio_format}, drop what cannot be trained on"
     force_option=$(if "${force}"; then echo --force; fi)
-    for set in $(sets_of data "${train_set}" "${valid_set}"); do
+    sets=$(sets_of data "${train_set}" "${valid_set}")
+    for set in ${sets}; do
         # shellcheck disable=SC2086
         tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" --fs "${fs}" \
             --audio_format "${audio_format}" --min_duration "${min_wav_duration}" \

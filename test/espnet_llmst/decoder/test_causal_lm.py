@@ -4,6 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
+from espnet_llmst.prompt import load_tokenizer
 
 
 def test_target_logits_equal_transformers(llama_dir):
@@ -29,3 +30,19 @@ def test_lora_starts_as_identity(llama_dir):
     torch.testing.assert_close(*outputs)
     names = [name for name, _ in decoder.named_parameters() if ".lora_A" in name]
     assert len(names) == 2 * 7 and not any("lm_head" in name for name in names)
+
+
+def test_added_tokens_start_as_the_mean_and_train_alone(build_model, task_config, llama_dir):
+    model = build_model(
+        decoder_conf={"model": llama_dir, "added_tokens": ["<sp>", "</sp>"]}, trainable=["decoder.added"]
+    )
+    tokenizer = load_tokenizer(llama_dir, ["<sp>", "</sp>"])
+    ids = torch.tensor(tokenizer("<sp>Le</sp>", add_special_tokens=False)["input_ids"])
+    assert ids[0] == len(tokenizer) - 2 and ids[-1] == len(tokenizer) - 1
+    table = model.decoder.lm.get_input_embeddings().weight
+    embeds = model.decoder.embed(ids)
+    torch.testing.assert_close(embeds[0], table.mean(0))
+    torch.testing.assert_close(embeds[1:-1], table[ids[1:-1]])
+    embeds.sum().backward()
+    assert model.decoder.added.weight.grad.shape == (2, table.size(1)) and table.grad is None
+    assert model.state_dict().keys() == {"decoder.added.weight"}

@@ -17,6 +17,8 @@ log() {
 
 read -r -a split_list <<< "${splits}"
 running=()
+# Background jobs of a script do not hear Ctrl-C; a failure of one ends the others too.
+trap 'if [ ${#running[@]} -gt 0 ]; then kill "${running[@]}" 2>/dev/null || true; fi' EXIT
 finish() { # wait for the oldest training
     wait "${running[0]}"
     running=("${running[@]:1}")
@@ -36,5 +38,5 @@ for dir in "$@"; do
 done
 while [ ${#running[@]} -gt 0 ]; do finish; done
 for dir in "$@"; do
-    grep -hE ': (WER|BLEU) on ' "${dir}.log" | while read -r line; do log "${line}"; done
+    { grep -hE ': (WER|BLEU) on ' "${dir}.log" || true; } | while read -r line; do log "${line}"; done
 done

@@ -1,17 +1,32 @@
-"""Tiny Whisper and Llama with their tokenizers, in the genuine formats, weights not yet trained."""
+"""Tiny foundation models with their tokenizers, in the genuine formats, weights not yet trained."""
 
 import io
 import json
+import os
 from collections.abc import Iterable
 
 import sentencepiece
+import torch
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
+    HubertConfig,
+    HubertForCTC,
+    HubertModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining,
+    WavLMConfig,
+    WavLMForCTC,
+    WavLMModel,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -136,3 +151,157 @@ def new_whisper(
         return_timestamps=False,
     )
     return model
+
+
+SPEECH_CLASSES = {  # configuration, self-supervised model as published, CTC model
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2ForPreTraining, Wav2Vec2ForCTC),
+    "hubert": (HubertConfig, HubertModel, HubertForCTC),
+    "wavlm": (WavLMConfig, WavLMModel, WavLMForCTC),
+}
+
+
+def wav2vec2_tokenizer(sentences: Iterable[str], directory: str) -> Wav2Vec2CTCTokenizer:
+    """Characters of ``sentences``, with ``|`` between words and ``<pad>`` (0) as CTC's blank.
+
+    Its vocabulary file is left in ``directory``.
+    """
+    characters = sorted(set().union(*sentences) - {" ", "|"})
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *characters]
+    path = f"{directory}/vocab.json"
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({token: number for number, token in enumerate(tokens)}, file, ensure_ascii=False)
+    return Wav2Vec2CTCTokenizer(path, word_delimiter_token="|")
+
+
+def wav2vec2_features(do_normalize: bool = True, return_attention_mask: bool = True) -> Wav2Vec2FeatureExtractor:
+    """How the waveform enters wav2vec 2.0, HuBERT or WavLM; the large models want both, see ``new_wav2vec2``."""
+    return Wav2Vec2FeatureExtractor(
+        feature_size=1,
+        sampling_rate=16000,
+        padding_value=0.0,
+        do_normalize=do_normalize,
+        return_attention_mask=return_attention_mask,
+    )
+
+
+def new_wav2vec2(
+    width: int,
+    layers: int,
+    heads: int,
+    vocab_size: int | None = None,
+    kind: str = "wav2vec2",
+    stable_layer_norm: bool = True,
+) -> PreTrainedModel:
+    """A wav2vec 2.0, HuBERT or WavLM with random weights, 50 frames per second.
+
+    Args:
+        width: of states and convolutions (published: 1024 and 512), a multiple of ``heads``.
+        vocab_size: size of the CTC head; None for a self-supervised model without one.
+        kind: wav2vec2, hubert or wavlm.
+        stable_layer_norm: built as the published large models; else as the base models, whose first
+            convolution is normalised over time.
+    """
+    configuration, self_supervised, ctc = SPEECH_CLASSES[kind]
+    config = configuration(
+        vocab_size=vocab_size or 32,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        conv_dim=(width,) * 7,
+        conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+        conv_stride=(5, 2, 2, 2, 2, 2, 2),
+        conv_bias=stable_layer_norm,
+        feat_extract_norm="layer" if stable_layer_norm else "group",
+        do_stable_layer_norm=stable_layer_norm,
+        num_conv_pos_embeddings=32,
+        num_conv_pos_embedding_groups=heads,
+        layerdrop=0.0,
+        ctc_loss_reduction="mean",
+        ctc_zero_infinity=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return (ctc if vocab_size else self_supervised)(config)
+
+
+def espnet_asr_config(
+    tokens: list[str], width: int, layers: int, heads: int, decoder_layers: int = 1, stats_file: str | None = None
+) -> dict:
+    """Settings of a joint CTC/attention ASR model with an E-Branchformer, as ESPnet's ``config.yaml`` has them.
+
+    Args:
+        tokens: ESPnet's token list: ``<blank>`` first, ``<sos/eos>`` last.
+        width: of encoder and decoder.
+        stats_file: feature statistics for ``global_mvn``; None for ``utterance_mvn``.
+    """
+    encoder = {"output_size": width, "attention_heads": heads, "num_blocks": layers}
+    encoder |= {"cgmlp_linear_units": 4 * width, "linear_units": 4 * width, "use_ffn": True, "macaron_ffn": True}
+    encoder |= {"attention_layer_type": "rel_selfattn", "pos_enc_layer_type": "rel_pos", "rel_pos_type": "latest"}
+    encoder |= {"input_layer": "conv2d", "cgmlp_conv_kernel": 31, "merge_conv_kernel": 31, "dropout_rate": 0.1}
+    decoder = {"attention_heads": heads, "linear_units": 4 * width, "num_blocks": decoder_layers}
+    return {
+        "token_list": tokens,
+        "input_size": None,
+        "frontend": "default",
+        "frontend_conf": {"fs": "16k", "n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80},
+        "specaug": None,
+        "specaug_conf": {},
+        "normalize": "global_mvn" if stats_file else "utterance_mvn",
+        "normalize_conf": {"stats_file": stats_file} if stats_file else {},
+        "preencoder": None,
+        "preencoder_conf": {},
+        "encoder": "e_branchformer",
+        "encoder_conf": encoder,
+        "postencoder": None,
+        "postencoder_conf": {},
+        "decoder": "transformer",
+        "decoder_conf": decoder,
+        "ctc_conf": {},
+        "model": "espnet",
+        "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1, "report_cer": False, "report_wer": False},
+    }
+
+
+def new_espnet_asr(config: dict) -> torch.nn.Module:
+    """ESPnet's ASR model with random weights; ``config`` from ``espnet_asr_config``.
+
+    Its ``forward(speech, speech_lengths, text, text_lengths)`` gives (loss, statistics, weight).
+    """
+    # Imported here, they take seconds; and espnet2.tasks.asr, which would choose them, needs more packages.
+    from espnet2.asr.ctc import CTC
+    from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
+    from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+    from espnet2.asr.espnet_model import ESPnetASRModel
+    from espnet2.asr.frontend.default import DefaultFrontend
+    from espnet2.layers.global_mvn import GlobalMVN
+    from espnet2.layers.utterance_mvn import UtteranceMVN
+
+    tokens, frontend = config["token_list"], DefaultFrontend(**config["frontend_conf"])
+    normalize = {"global_mvn": GlobalMVN, "utterance_mvn": UtteranceMVN}[config["normalize"]]
+    encoder = EBranchformerEncoder(input_size=frontend.output_size(), **config["encoder_conf"])
+    return ESPnetASRModel(
+        vocab_size=len(tokens),
+        token_list=tokens,
+        frontend=frontend,
+        specaug=None,
+        normalize=normalize(**config["normalize_conf"]),
+        preencoder=None,
+        encoder=encoder,
+        postencoder=None,
+        decoder=TransformerDecoder(len(tokens), encoder.output_size(), **config["decoder_conf"]),
+        ctc=CTC(len(tokens), encoder.output_size(), **config["ctc_conf"]),
+        joint_network=None,
+        **config["model_conf"],
+    )
+
+
+def save_espnet_asr(model: torch.nn.Module, config: dict, directory: str) -> None:
+    """Write ``valid.acc.ave.pth`` and, when that is complete, ``config.yaml``, as an ESPnet experiment has them."""
+    weights, settings = f"{directory}/valid.acc.ave.pth", f"{directory}/config.yaml"
+    torch.save(model.state_dict(), f"{weights}.tmp")
+    os.replace(f"{weights}.tmp", weights)
+    with open(f"{settings}.tmp", "w", encoding="utf-8") as file:
+        yaml.safe_dump(config, file, allow_unicode=True, sort_keys=False)
+    os.replace(f"{settings}.tmp", settings)

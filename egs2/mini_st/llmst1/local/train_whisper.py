@@ -4,38 +4,22 @@ Beside the decoder's cross-entropy, a CTC output on the encoder (dropped afterwa
 align in a few hundred steps. Audio is padded to the model's window and not masked, as Whisper's is.
 """
 
-import json
-import os
 import random
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
 import torch
-import yaml
 from tiny_models import new_whisper, whisper_features, whisper_tokenizer
 from torch.nn import functional
-from training import train
+from training import read_sets, result, run_training, train
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from espnet_llmst.cli import get_parser, run
-from espnet_llmst.datadir.kaldi import read_table
+from espnet_llmst.cli import run
 from espnet_llmst.encoder import whisper
 from espnet_llmst.precision import autocast
 from espnet_llmst.scoring.metrics import corpus_score
-
-
-def read_sets(dump_dir: Path, split: str, languages: list[str]) -> list[tuple[str, str, str]]:
-    """(language, audio path, transcript) of a split, every recording once."""
-    found = {}
-    for language in languages:
-        for set_dir in sorted(dump_dir.glob(f"{split}.{language}-*")):
-            texts = read_table(set_dir / f"text.tc.{language}")
-            for utt, path in read_table(set_dir / "wav.scp").items():
-                found[language, utt] = (language, path, texts[utt])
-    return list(found.values())
 
 
 def log_mels(examples, features) -> torch.Tensor:
@@ -128,19 +112,11 @@ def evaluate(directory: Path, examples, language: str) -> dict:
     return corpus_score("WER", [h.strip() for h in hyps], [[text for *_, text in examples]], language)
 
 
-def main(argv=None) -> None:
-    """Train one model as its YAML file says."""
-    parser = get_parser("train_whisper.py", __doc__)
-    parser.add_argument("--model_config", type=Path, required=True)
-    parser.add_argument("--dump_dir", type=Path, default=Path("dump/raw"))
-    parser.add_argument("--splits", nargs=3, default=["train", "dev", "test"], help="For training; for WER")
-    parser.add_argument("--out_dir", type=Path, required=True)
-    args = parser.parse_args(argv)
-    conf = yaml.safe_load(args.model_config.read_text(encoding="utf-8"))
-    torch.manual_seed(conf["seed"])
-    languages = conf["languages"]
+def train_one(conf: dict, args, directory: Path) -> list[dict]:
+    """Train one model, write it to ``directory`` and return its WER on the held-out sets."""
+    name, languages = args.out_dir.name, conf["languages"]
     examples = read_sets(args.dump_dir, args.splits[0], languages)
-    print(f"{args.out_dir.name}: {len(examples)} utterances of {' '.join(languages)}", flush=True)
+    print(f"{name}: {len(examples)} utterances of {' '.join(languages)}", flush=True)
     tokenizer = whisper_tokenizer((text for *_, text in examples), conf["vocab_size"])
     features = whisper_features(conf["window_seconds"])
     model = new_whisper(tokenizer, features, **conf["size"])
@@ -150,23 +126,18 @@ def main(argv=None) -> None:
         log_mels(examples, features), examples, tokenizer, conf["batch_size"], random.Random(conf["seed"])
     )
     loss_of = loss_function(model, ctc, conf["ctc_weight"], conf["spec_augment"], conf["autocast"])
-    train(both, batches, loss_of, conf["steps"], conf["lr"], args.out_dir.name)
-    unfinished = args.out_dir.with_name(args.out_dir.name + ".tmp")
+    train(both, batches, loss_of, conf["steps"], conf["lr"], name)
     for part in (tokenizer, features, model):
-        part.save_pretrained(unfinished)
+        part.save_pretrained(directory)
     results = []
     for split in args.splits[1:]:
         for language in languages:
             held_out = read_sets(args.dump_dir, split, [language])
             if held_out:
-                score = evaluate(unfinished, held_out, language)
-                results.append({"model": args.out_dir.name, "set": f"{split} ({language})", "n": len(held_out)})
-                results[-1] |= {"metric": "WER", **score}
-                print(f"{args.out_dir.name}: WER on {split} ({language}): {score['score']:.2f}", flush=True)
-    (unfinished / "eval.json").write_text(json.dumps(results, indent=1))
-    shutil.rmtree(args.out_dir, ignore_errors=True)
-    os.replace(unfinished, args.out_dir)
+                score = evaluate(directory, held_out, language)
+                results.append(result(name, f"{split} ({language})", len(held_out), "WER", score))
+    return results
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run(lambda argv: run_training(__doc__, train_one, argv)))

@@ -1,11 +1,41 @@
-"""The training loop that the recipe's tiny foundation models share."""
+"""What the trainings of the recipe's tiny foundation models share: options, data, loop, saving."""
 
+import argparse
+import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
+import yaml
 from tqdm import tqdm
+
+from espnet_llmst.cli import get_parser
+from espnet_llmst.datadir.kaldi import read_table, text_files
+
+
+def read_sets(dump_dir: Path, split: str, languages: list[str]) -> list[tuple[str, str, str]]:
+    """(language, audio path, transcript) of a split, every recording once."""
+    found = {}
+    for language in languages:
+        for set_dir in sorted(dump_dir.glob(f"{split}.{language}-*")):
+            texts = read_table(set_dir / f"text.tc.{language}")
+            for utt, path in read_table(set_dir / "wav.scp").items():
+                found[language, utt] = (language, path, texts[utt])
+    return list(found.values())
+
+
+def held_out(dump_dir: Path, splits: list[str]) -> list[dict[str, str]]:
+    """Texts of the held-out sets, which no training sentence of a language model may repeat."""
+    texts = []
+    for split in splits:
+        for set_dir in sorted(dump_dir.glob(f"{split}.*")):
+            for language, path in text_files(set_dir).items():
+                texts += [{language: text} for text in read_table(path).values()]
+    return texts
 
 
 def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -54,3 +84,35 @@ def train(
                 seconds = time.monotonic() - started
                 print(f"{name}: step {step + 1}/{steps} loss {average:.3f} after {seconds:.0f} s", flush=True)
     model.eval()
+
+
+def result(name: str, set_name: str, size: int, metric: str, score: dict) -> dict:
+    """One line of ``eval.json``, which ends up in RESULTS.md; also printed."""
+    print(f"{name}: {metric} on {set_name}: {score['score']:.2f}", flush=True)
+    return {"model": name, "set": set_name, "n": size, "metric": metric, **score}
+
+
+def run_training(
+    description: str,
+    train_one: Callable[[dict, argparse.Namespace, Path], list[dict]],
+    argv: Sequence[str] | None,
+) -> None:
+    """Read the model's YAML, train it by ``train_one`` and put the finished directory in place.
+
+    ``train_one(conf, args, directory)`` trains, writes the model to ``directory`` and returns results.
+    """
+    parser = get_parser("local/train_<kind>.py", description)
+    parser.add_argument("--model_config", type=Path, required=True, help="conf/foundation/<name>.yaml")
+    parser.add_argument("--dump_dir", type=Path, default=Path("dump/raw"))
+    parser.add_argument("--splits", nargs=3, default=["train", "dev", "test"], help="Training, held out, held out")
+    parser.add_argument("--out_dir", type=Path, required=True)
+    args = parser.parse_args(argv)
+    conf = yaml.safe_load(args.model_config.read_text(encoding="utf-8"))
+    torch.manual_seed(conf["seed"])
+    unfinished = args.out_dir.with_name(args.out_dir.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    results = train_one(conf, args, unfinished)
+    (unfinished / "eval.json").write_text(json.dumps(results, indent=1))
+    shutil.rmtree(args.out_dir, ignore_errors=True)
+    os.replace(unfinished, args.out_dir)

@@ -1,0 +1,88 @@
+"""Trains a tiny text translator (Marian or T5) of one direction from scratch; writes it with ``save_pretrained``.
+
+Its sentences come from the recipe's grammar; those of the held-out sets are excluded.
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from grammar import lm_sentences
+from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from training import held_out, result, run_training, train
+
+from espnet_llmst.cli import run
+from espnet_llmst.datadir.kaldi import read_table, text_files
+from espnet_llmst.precision import autocast
+from espnet_llmst.scoring.metrics import corpus_score
+from espnet_llmst.train.mixture import parse_direction
+
+
+def make_model(conf: dict, sources: list[str], targets: list[str], directory: Path):
+    """Tokenizer and untrained model of the family that the YAML names."""
+    if conf["family"] == "marian":
+        tokenizer = marian_tokenizer(sources, targets, conf["vocab_size"], str(directory))
+        return tokenizer, new_marian(tokenizer, **conf["size"])
+    texts = sources + targets + [conf["prefix"].strip()] * 20
+    tokenizer = t5_tokenizer(texts, conf["vocab_size"], str(directory))
+    return tokenizer, new_t5(tokenizer, **conf["size"])
+
+
+def make_batches(pairs, tokenizer, prefix: str, batch_size: int, rng: random.Random) -> Iterator[dict]:
+    """Random pairs for ever, padded; labels are -100 beyond their end."""
+    while True:
+        picked = rng.choices(pairs, k=batch_size)
+        sources = tokenizer([prefix + source for source, _ in picked])["input_ids"]
+        targets = tokenizer(text_target=[target for _, target in picked])["input_ids"]
+        ids = pad_sequence([torch.tensor(s) for s in sources], True, tokenizer.pad_token_id)
+        labels = pad_sequence([torch.tensor(t) for t in targets], True, -100)
+        lengths = torch.tensor([len(s) for s in sources])
+        yield {"ids": ids, "mask": (torch.arange(ids.size(1)) < lengths[:, None]).long(), "labels": labels}
+
+
+def evaluate(model, tokenizer, prefix: str, set_dir: Path, src: str, tgt: str) -> dict:
+    """BLEU on the set's own transcripts, greedy: what perfect recognition would give."""
+    files = text_files(set_dir)
+    sources, references = read_table(files[src]), read_table(files[tgt])
+    hyps, texts = [], list(sources.values())
+    for start in range(0, len(texts), 50):
+        batch = tokenizer([prefix + t for t in texts[start : start + 50]], padding=True, return_tensors="pt")
+        ids = model.generate(
+            batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=60, max_length=None, num_beams=1
+        )
+        hyps += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return corpus_score("BLEU", hyps, [[references[utt] for utt in sources]], tgt)
+
+
+def train_one(conf: dict, args, directory: Path) -> list[dict]:
+    """Train one model, write it to ``directory`` and return its BLEU on the test set."""
+    name, (src, tgt) = args.out_dir.name, parse_direction(conf["direction"])
+    sentences = lm_sentences(conf["sentences"], conf["seed"], held_out(args.dump_dir, args.splits[1:]))
+    pairs = [(sentence[src], sentence[tgt]) for sentence in sentences]
+    tokenizer, model = make_model(conf, *map(list, zip(*pairs[:8000], strict=True)), directory)
+
+    def loss_of(batch: dict) -> torch.Tensor:
+        shifted = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+        with autocast(torch.device("cpu"), conf["autocast"]):
+            logits = model(batch["ids"], attention_mask=batch["mask"], decoder_input_ids=shifted).logits
+        return cross_entropy(logits.float().transpose(1, 2), batch["labels"])
+
+    prefix = conf.get("prefix", "")
+    batches = make_batches(pairs, tokenizer, prefix, conf["batch_size"], random.Random(conf["seed"]))
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name)
+    tokenizer.save_pretrained(directory)
+    model.save_pretrained(directory)
+    set_dir = args.dump_dir / f"{args.splits[2]}.{conf['direction']}"
+    if not set_dir.is_dir():
+        return []
+    score = evaluate(model, tokenizer, prefix, set_dir, src, tgt)
+    size = len(read_table(set_dir / "utt2spk"))
+    return [result(name, f"{set_dir.name} from gold transcripts", size, "BLEU", score)]
+
+
+if __name__ == "__main__":
+    sys.exit(run(lambda argv: run_training(__doc__, train_one, argv)))
