@@ -10,11 +10,11 @@ from espnet_llmst.scoring.results import format_table, write_results
 
 
 def parser() -> ArgumentParser:
-    p = get_parser("llmst_results", "Write RESULTS.md from every scores.json below a directory; print the table.")
+    p = get_parser("llmst_results", "Print the table of every scores.json below a directory; write RESULTS.md.")
     p.add_argument("--expdir", default="exp", help="experiment directory of the recipe")
     p.add_argument("--methods", nargs="+", help="only these folders of --expdir")
     p.add_argument("--command", help="what made the experiments (default: this command)")
-    p.add_argument("--out", default="RESULTS.md", metavar="MD", help="the file to write")
+    p.add_argument("--out", metavar="MD", help="RESULTS.md to write; default: only print")
     return p
 
 

@@ -87,8 +87,9 @@ class ESPnetASREncoder(AbsEncoder):
                 feats_BFM, frames_B = self.extract(xs_pad.float(), ilens)
             if self.preencoder is not None:
                 feats_BFM, frames_B = self.preencoder(feats_BFM, frames_B)
-            encode = encode_by_length if self.one_length_at_a_time else encode_batch
-            states_BTD = encode(self.encoder, feats_BFM, frames_B)
+            # In training as ESPnet does, whole batches: batch normalisation needs them.
+            alone = self.one_length_at_a_time and not self.encoder.training
+            states_BTD = (encode_by_length if alone else encode_batch)(self.encoder, feats_BFM, frames_B)
         return states_BTD, subsampled(self.encoder.embed, frames_B), None
 
     def extract(self, speech_BS: torch.Tensor, num_samples_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -201,9 +201,9 @@ def render_markdown(
 
 
 def write_results(
-    expdir: str | Path, out: str | Path, *, command: str, methods: Sequence[str] | None = None
+    expdir: str | Path, out: str | Path | None, *, command: str, methods: Sequence[str] | None = None
 ) -> dict[str, list[dict]]:
-    """Write RESULTS.md from everything below ``expdir``; returns what ``format_table`` takes.
+    """Write RESULTS.md (unless ``out`` is None) from all below ``expdir``; returns what ``format_table`` takes.
 
     Raises:
         InputError: as ``collect_results`` and ``collect_foundation``; also when nothing was scored yet.
@@ -211,8 +211,9 @@ def write_results(
     experiments, foundation = collect_results(expdir, methods), collect_foundation(expdir)
     if not experiments and not foundation:
         raise InputError(f"{expdir}: no scores.json below it, run stages 7 and 8 first")
-    with atomic_write(out) as file:
-        file.write(render_markdown(experiments, foundation, command=command, expdir=str(expdir)))
+    if out is not None:
+        with atomic_write(out) as file:
+            file.write(render_markdown(experiments, foundation, command=command, expdir=str(expdir)))
     return experiments
 
 

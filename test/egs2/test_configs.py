@@ -27,13 +27,14 @@ def test_every_yaml_is_covered():
 
 
 @pytest.mark.parametrize("path", PHASES, ids=name)
-def test_phase(path, whisper_dir, llama_dir, monkeypatch, tmp_path):
+def test_phase(path, whisper_dir, llama_dir, marian_dir, monkeypatch, tmp_path):
     """ESPnet accepts the keys, prompt and mixture exist, and the model builds at tiny size."""
     monkeypatch.chdir(path.parents[2])
     args = LLMSTTask.get_parser().parse_args(["--config", str(path), "--output_dir", str(tmp_path)])
     tasks = {part.task for part in expand_mixture(args.mixture, ["fr-en"])}
     assert tasks <= load_template(args.prompt).tasks.keys()
-    args.encoder_conf["model"], args.decoder_conf["model"] = whisper_dir, llama_dir
+    args.encoder_conf["model"] = whisper_dir
+    args.decoder_conf["model"] = marian_dir if args.decoder == "seq2seq_lm" else llama_dir
     model = LLMSTTask.build_model(args)
     assert any(p.requires_grad for p in model.parameters())
     assert isinstance(args.optim_conf["lr"], float)  # "1e-4" without a point is a string in YAML

@@ -1,0 +1,238 @@
+"""The encoder of an ESPnet ASR experiment: equal to ESPnet's own model, and independent of the batch."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet_llmst.cli import InputError
+from espnet_llmst.encoder.espnet_asr import CLASSES, ESPnetASREncoder, get_class
+from espnet_llmst.lora import set_train_mode
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+TOKENS = ["<blank>", "<unk>", *"abc", "<sos/eos>"]
+CONFORMER = {"output_size": 16, "attention_heads": 4, "num_blocks": 2, "linear_units": 32, "macaron_style": True}
+BRANCHFORMER = {"output_size": 16, "attention_heads": 4, "num_blocks": 2, "cgmlp_linear_units": 32}
+TRANSFORMER = {"output_size": 16, "attention_heads": 4, "num_blocks": 2, "linear_units": 32}
+LEGACY = {"rel_pos_type": "legacy"}
+INTERCTC = {"interctc_layer_idx": [1]}
+ENCODERS = [
+    ("conformer", CONFORMER | {"rel_pos_type": "latest"}),
+    ("conformer", CONFORMER | LEGACY),
+    ("conformer", CONFORMER | {"rel_pos_type": "latest", "positionwise_layer_type": "conv1d"} | INTERCTC),
+    ("branchformer", BRANCHFORMER | {"merge_method": "learned_ave"}),
+    ("e_branchformer", BRANCHFORMER | {"input_layer": "conv2d6"}),
+    ("e_branchformer", BRANCHFORMER | {"input_layer": "conv1d3"}),
+    ("e_branchformer", BRANCHFORMER | {"attention_layer_type": "selfattn", "pos_enc_layer_type": "conv"}),
+    ("transformer", TRANSFORMER | {"input_layer": "conv2d8"}),
+    ("transformer", TRANSFORMER | {"input_layer": "linear"}),
+]
+
+
+@pytest.fixture(scope="module")
+def write_experiment(tiny_models, tmp_path_factory):
+    """An experiment with random weights: an E-Branchformer, or the encoder of ESPnet's that is named."""
+
+    def write(encoder=None, encoder_conf=None, **changes):
+        torch.manual_seed(4)
+        directory = tmp_path_factory.mktemp("asr")
+        config = tiny_models.espnet_asr_config(TOKENS, 16, 2, 4) | changes
+        model = tiny_models.new_espnet_asr(config)
+        if encoder:
+            config |= {"encoder": encoder, "encoder_conf": encoder_conf}
+            model.encoder = get_class(config, directory, "encoder", None)(input_size=80, **encoder_conf)
+        with torch.no_grad():  # zero biases and unit norms would hide mistakes
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        tiny_models.save_espnet_asr(model, config, str(directory))
+        return model.eval(), directory
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def speech():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([9001, 16000, 15999, 12345, 700])
+    waves = 0.1 * torch.randn(5, 16000, generator=generator)
+    return waves * (torch.arange(16000) < lengths[:, None]), lengths
+
+
+@pytest.mark.parametrize(("name", "conf"), [(None, None), *ENCODERS])
+def test_single_utterance_equals_espnet(write_experiment, speech, name, conf):
+    model, directory = write_experiment(name, conf)
+    encoder = ESPnetASREncoder(model=str(directory)).eval()
+    for wave, length in zip(speech[0][:4], speech[1][:4], strict=True):
+        with torch.no_grad():
+            expected, expected_lengths = model.encode(wave[None, :length].clone(), length[None])
+        expected = expected[0] if isinstance(expected, tuple) else expected
+        states, lengths, _ = encoder(wave[None, :length], length[None])
+        assert lengths.tolist() == expected_lengths.tolist() == [states.size(1)]
+        torch.testing.assert_close(states, expected, **CLOSE)
+    assert encoder.output_size() == states.size(2) == 16
+
+
+@pytest.mark.parametrize(("name", "conf"), [(None, None), *ENCODERS])
+def test_batch_equals_single(write_experiment, speech, name, conf):
+    encoder = ESPnetASREncoder(model=str(write_experiment(name, conf)[1])).eval()
+    waves, lengths = speech
+    batch, out_lengths, _ = encoder(waves, lengths)
+    assert batch.isfinite().all() and batch.size(1) == out_lengths.max()
+    for row, (wave, length) in enumerate(zip(waves, lengths, strict=True)):
+        alone, alone_length, _ = encoder(wave[None, :length], length[None])
+        assert alone_length == out_lengths[row] == alone.size(1)
+        torch.testing.assert_close(batch[row, : alone.size(1)], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_conv2d_gives_25_states_per_second(write_experiment):
+    encoder = ESPnetASREncoder(model=str(write_experiment()[1])).eval()
+    _, lengths, _ = encoder(torch.zeros(1, 160000), torch.tensor([160000]))
+    assert lengths.item() == 249  # 1001 frames of 10 ms, two convolutions of kernel 3 and stride 2
+
+
+def test_too_short_an_utterance_gives_one_state(write_experiment):
+    encoder = ESPnetASREncoder(model=str(write_experiment()[1])).eval()
+    states, lengths, _ = encoder(0.1 * torch.randn(1, 300), torch.tensor([300]))
+    assert lengths.tolist() == [1] and states.shape == (1, 1, 16) and states.isfinite().all()
+
+
+def test_global_statistics_come_from_the_checkpoint(write_experiment, speech, tmp_path):
+    values = np.random.default_rng(0).normal(3.0, 2.0, (50, 80))
+    stats = tmp_path / "feats_stats.npz"
+    np.savez(stats, count=50, sum=values.sum(0), sum_square=(values**2).sum(0))
+    conf = {"stats_file": str(stats)}
+    model, directory = write_experiment(normalize="global_mvn", normalize_conf=conf)
+    stats.unlink()
+    encoder = ESPnetASREncoder(model=str(directory)).eval()
+    torch.testing.assert_close(encoder.normalize.mean, model.normalize.mean, atol=0, rtol=0)
+    torch.testing.assert_close(encoder.normalize.std, model.normalize.std, atol=0, rtol=0)
+    wave, length = speech[0][:1, :9001], speech[1][:1]
+    with torch.no_grad():
+        expected, _ = model.encode(wave.clone(), length)
+    torch.testing.assert_close(encoder(wave, length)[0], expected, **CLOSE)
+
+
+def test_experiment_without_normalisation_with_preencoder(write_experiment, speech):
+    from espnet2.asr.preencoder.linear import LinearProjection
+
+    model, directory = write_experiment(normalize_conf={"norm_means": False})
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    config |= {"normalize": None, "normalize_conf": {}, "preencoder": "linear"}
+    config["preencoder_conf"] = {"input_size": 80, "output_size": 80}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    model.preencoder = LinearProjection(80, 80).eval()
+    torch.save(model.state_dict(), directory / "valid.acc.ave.pth")
+    wave, length = speech[0][:1, :9001], speech[1][:1]
+    with torch.no_grad():
+        expected, _ = model.encode(wave.clone(), length)
+    states, _, _ = ESPnetASREncoder(model=str(directory)).eval()(wave, length)
+    torch.testing.assert_close(states, expected, **CLOSE)
+
+
+def test_frozen_encoder_has_no_gradient_and_no_noise(write_experiment, speech):
+    encoder = ESPnetASREncoder(model=str(write_experiment()[1]))
+    expected = encoder.eval()(*speech)[0]
+    assert expected.requires_grad
+    encoder.requires_grad_(False).train()
+    set_train_mode(encoder)
+    states = encoder(*speech)[0]
+    assert not states.requires_grad
+    torch.testing.assert_close(states, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "conf"), [(None, None), ("conformer", CONFORMER | LEGACY)])
+def test_trained_encoder_gets_gradients(write_experiment, speech, name, conf):
+    encoder = ESPnetASREncoder(model=str(write_experiment(name, conf)[1])).train()
+    encoder(*speech)[0].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+def test_speech_is_left_as_it_was(write_experiment, speech):
+    waves, lengths = speech[0].clone(), speech[1].clone()
+    ESPnetASREncoder(model=str(write_experiment()[1])).eval()(waves, lengths)
+    assert torch.equal(waves, speech[0]) and torch.equal(lengths, speech[1])
+
+
+def test_slow_task_is_not_imported(write_experiment):
+    ESPnetASREncoder(model=str(write_experiment()[1]))
+    assert "espnet2.tasks.asr" not in sys.modules
+
+
+def test_what_espnet_prints_on_import_stays_off_stdout(tmp_path, monkeypatch, capsys):
+    (tmp_path / "talkative.py").write_text("print('no flash_attn')\nclass Encoder: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(CLASSES["encoder"], "talkative", "talkative:Encoder")
+    assert get_class({"encoder": "talkative"}, tmp_path, "encoder", None).__name__ == "Encoder"
+    printed = capsys.readouterr()
+    assert printed.out == "" and "no flash_attn" in printed.err
+
+
+def test_choice_of_the_weights(write_experiment, tmp_path):
+    _, directory = write_experiment()
+    weights, config = directory / "valid.acc.ave.pth", directory / "config.yaml"
+    assert ESPnetASREncoder(asr_config=str(config), asr_model=str(weights)).output_size() == 16
+    shutil.copy(config, tmp_path)
+    torch.save({"a": 1}, tmp_path / "checkpoint.pth")
+    with pytest.raises(InputError, match=r"cannot choose among \*.pth \(none\)"):
+        ESPnetASREncoder(model=str(tmp_path))
+    shutil.copy(weights, tmp_path / "12epoch.pth")
+    ESPnetASREncoder(model=str(tmp_path))
+    shutil.copy(weights, tmp_path / "13epoch.pth")
+    with pytest.raises(InputError, match="12epoch.pth, 13epoch.pth"):
+        ESPnetASREncoder(model=str(tmp_path))
+    (tmp_path / "valid.acc.best.pth").symlink_to("13epoch.pth")
+    ESPnetASREncoder(model=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give either model"),
+        ({"asr_config": "config.yaml"}, "give either model"),
+        ({"model": "asr", "asr_config": "c", "asr_model": "m"}, "give either model"),
+        ({"asr_config": "no/config.yaml", "asr_model": "no/m.pth"}, "no/config.yaml: no such file"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(InputError, match=message):
+        ESPnetASREncoder(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": "rnn"}, "encoder 'rnn' is not supported: e_branchformer"),
+        ({"frontend": "s3prl"}, "frontend 's3prl' is not supported: default"),
+        ({"frontend": None, "input_size": 80}, "must read waveforms"),
+        ({"frontend_conf": {"fs": "8k"}}, "fs must be 16000"),
+        ({"encoder_conf": {"interctc_use_conditioning": True}}, "read CTC output"),
+        ({"encoder_conf": {"future_option": 1}}, "encoder cannot be built from encoder_conf.*future_option"),
+        ({"normalize": "global_mvn", "normalize_conf": {"stats_file": "x"}}, "normalize cannot be built.*mean"),
+        ({"encoder_conf": {"output_size": 16, "num_blocks": 1}}, "weights do not fit"),
+    ],
+)
+def test_experiments_that_do_not_fit(write_experiment, changes, message):
+    _, directory = write_experiment()
+    config = yaml.safe_load((directory / "config.yaml").read_text()) | changes
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=message):
+        ESPnetASREncoder(model=str(directory))
+
+
+def test_file_that_is_no_model(write_experiment, tmp_path):
+    _, directory = write_experiment()
+    torch.save({"reporter": object}, tmp_path / "checkpoint.pth")
+    with pytest.raises(InputError, match=r"not a model's weights"):
+        ESPnetASREncoder(asr_config=str(directory / "config.yaml"), asr_model=str(tmp_path / "checkpoint.pth"))
+
+
+def test_tiny_model_trains(tiny_models, speech):
+    torch.manual_seed(5)
+    model = tiny_models.new_espnet_asr(tiny_models.espnet_asr_config(TOKENS, 16, 1, 4))
+    text = torch.tensor([[2, 3, 4]]).repeat(2, 1)
+    loss, _, _ = model(speech[0][:2].clone(), speech[1][:2], text, torch.tensor([3, 2]))
+    loss.backward()
+    assert loss.isfinite() and model.encoder.embed.conv[0].weight.grad.any()
