@@ -67,6 +67,44 @@ def t5_dir(tiny_translators, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def qwen2_dir(tiny_translators, tmp_path_factory):
+    import torch
+
+    torch.manual_seed(5)
+    directory = str(tmp_path_factory.mktemp("qwen2"))
+    tokenizer = tiny_translators.qwen2_tokenizer(SENTENCES * 20, 400)
+    for part in (tokenizer, tiny_translators.new_qwen2(tokenizer, width=32, layers=2, heads=4)):
+        part.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def wav2vec2_dirs(tiny_models, tmp_path_factory):
+    """A checkpoint of each family: wav2vec 2.0 with a CTC head, HuBERT (base form) and WavLM."""
+    import torch
+
+    torch.manual_seed(6)
+    directories = {}
+    for kind, stable, vocab_size in (("wav2vec2", True, 40), ("hubert", False, None), ("wavlm", True, None)):
+        directories[kind] = str(tmp_path_factory.mktemp(kind))
+        model = tiny_models.new_wav2vec2(32, 2, 4, vocab_size, kind=kind, stable_layer_norm=stable)
+        tiny_models.wav2vec2_features(return_attention_mask=stable).save_pretrained(directories[kind])
+        model.save_pretrained(directories[kind])
+    return directories
+
+
+@pytest.fixture(scope="session")
+def espnet_asr_dir(tiny_models, tmp_path_factory):
+    import torch
+
+    torch.manual_seed(7)
+    directory = tmp_path_factory.mktemp("espnet_asr")
+    config = tiny_models.espnet_asr_config(["<blank>", "<unk>", *"abcdefgh", "<sos/eos>"], width=32, layers=2, heads=4)
+    tiny_models.save_espnet_asr(tiny_models.new_espnet_asr(config), config, directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
 def whisper_dir(tiny_models, tmp_path_factory):
     import torch
 

@@ -21,6 +21,7 @@ from espnet_llmst.connector.qformer import QFormerConnector
 from espnet_llmst.connector.subsampler_transformer import SubsamplerTransformerConnector
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
+from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.lora import set_trainable
@@ -29,7 +30,10 @@ from espnet_llmst.train.preprocessor import LLMSTPreprocessor
 from espnet_llmst.train.schedulers import WarmupCosine, WarmupLinear
 
 encoder_choices = ClassChoices(
-    "encoder", classes={"hugging_face": HuggingFaceEncoder}, type_check=AbsEncoder, default="hugging_face"
+    "encoder",
+    classes={"hugging_face": HuggingFaceEncoder, "espnet_asr": ESPnetASREncoder},
+    type_check=AbsEncoder,
+    default="hugging_face",
 )
 postencoder_choices = ClassChoices(
     "postencoder",

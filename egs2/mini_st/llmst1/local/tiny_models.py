@@ -191,15 +191,17 @@ def new_wav2vec2(
     vocab_size: int | None = None,
     kind: str = "wav2vec2",
     stable_layer_norm: bool = True,
+    conv_width: int | None = None,
 ) -> PreTrainedModel:
     """A wav2vec 2.0, HuBERT or WavLM with random weights, 50 frames per second.
 
     Args:
-        width: of states and convolutions (published: 1024 and 512), a multiple of ``heads``.
+        width: of the states (published: 1024), a multiple of ``heads``.
         vocab_size: size of the CTC head; None for a self-supervised model without one.
         kind: wav2vec2, hubert or wavlm.
         stable_layer_norm: built as the published large models; else as the base models, whose first
             convolution is normalised over time.
+        conv_width: of the convolutions (published: 512); None for ``width``.
     """
     configuration, self_supervised, ctc = SPEECH_CLASSES[kind]
     config = configuration(
@@ -208,7 +210,7 @@ def new_wav2vec2(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=4 * width,
-        conv_dim=(width,) * 7,
+        conv_dim=(conv_width or width,) * 7,
         conv_kernel=(10, 3, 3, 3, 3, 2, 2),
         conv_stride=(5, 2, 2, 2, 2, 2, 2),
         conv_bias=stable_layer_norm,
@@ -217,6 +219,10 @@ def new_wav2vec2(
         num_conv_pos_embeddings=32,
         num_conv_pos_embedding_groups=heads,
         layerdrop=0.0,
+        hidden_dropout=0.0,  # a CPU draws random numbers slowly
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        final_dropout=0.0,
         ctc_loss_reduction="mean",
         ctc_zero_infinity=True,
         pad_token_id=0,
