@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ SENTENCES = [
 
 
 def load_module(path: Path):
-    """Import a file of a recipe's ``local`` folder."""
+    """Import a file of a recipe's ``local`` folder; it may import its neighbours."""
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import sentencepiece
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
     HubertConfig,
@@ -86,17 +86,21 @@ def new_llama(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads
     )
 
 
-def whisper_tokenizer(sentences: Iterable[str], vocab_size: int) -> WhisperTokenizer:
-    """Byte-level BPE with Whisper's control tokens, one for each of its languages, in Whisper's order."""
+def byte_level_bpe(sentences: Iterable[str], vocab_size: int) -> dict:
+    """Vocabulary and merges of a byte-level BPE, as the constructors of Whisper's and Qwen's tokenizers take them."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator(sentences, trainer)
     content = json.loads(bpe.to_str())["model"]
-    tokenizer = WhisperTokenizer(vocab=content["vocab"], merges=[tuple(pair) for pair in content["merges"]])
+    return {"vocab": content["vocab"], "merges": [tuple(pair) for pair in content["merges"]]}
+
+
+def whisper_tokenizer(sentences: Iterable[str], vocab_size: int) -> WhisperTokenizer:
+    """Byte-level BPE with Whisper's control tokens, one for each of its languages, in Whisper's order."""
+    tokenizer = WhisperTokenizer(**byte_level_bpe(sentences, vocab_size))
     control = ["<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES)]
     control += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"]
     tokenizer.add_special_tokens({"additional_special_tokens": [*control, "<|notimestamps|>"]})

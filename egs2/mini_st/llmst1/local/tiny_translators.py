@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tiny_models import byte_level_bpe
 from transformers import (
     MarianConfig,
     MarianMTModel,
@@ -103,14 +103,7 @@ def new_t5(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: i
 
 def qwen2_tokenizer(sentences: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     """Qwen's byte-level BPE; padding and end of sequence are ``<|endoftext|>``, as in the base models."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    bpe.train_from_iterator(sentences, trainer)
-    content = json.loads(bpe.to_str())["model"]
-    return Qwen2Tokenizer(vocab=content["vocab"], merges=[tuple(pair) for pair in content["merges"]])
+    return Qwen2Tokenizer(**byte_level_bpe(sentences, vocab_size))
 
 
 def new_qwen2(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int) -> Qwen2ForCausalLM:

@@ -10,7 +10,7 @@ import torch
 from tiny_models import new_wav2vec2, wav2vec2_features, wav2vec2_tokenizer
 from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
-from training import read_sets, result, run_training, train
+from training import read_sets, run_training, train, wer_results
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
 from espnet_llmst.cli import run
@@ -75,14 +75,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     train(model, batches, loss_of, conf["steps"], conf["lr"], name)
     processor.save_pretrained(directory)
     model.save_pretrained(directory)
-    results = []
-    for split in args.splits[1:]:
-        for language in languages:
-            held_out = read_sets(args.dump_dir, split, [language])
-            if held_out:
-                score = evaluate(model, processor, held_out, language)
-                results.append(result(name, f"{split} ({language})", len(held_out), "WER", score))
-    return results
+    return wer_results(name, args, languages, lambda examples, language: evaluate(model, processor, examples, language))
 
 
 if __name__ == "__main__":

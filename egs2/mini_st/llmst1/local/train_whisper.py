@@ -13,7 +13,7 @@ import soundfile
 import torch
 from tiny_models import new_whisper, whisper_features, whisper_tokenizer
 from torch.nn import functional
-from training import read_sets, result, run_training, train
+from training import read_sets, run_training, train, wer_results
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from espnet_llmst.cli import run
@@ -129,14 +129,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     train(both, batches, loss_of, conf["steps"], conf["lr"], name)
     for part in (tokenizer, features, model):
         part.save_pretrained(directory)
-    results = []
-    for split in args.splits[1:]:
-        for language in languages:
-            held_out = read_sets(args.dump_dir, split, [language])
-            if held_out:
-                score = evaluate(directory, held_out, language)
-                results.append(result(name, f"{split} ({language})", len(held_out), "WER", score))
-    return results
+    return wer_results(name, args, languages, lambda examples, language: evaluate(directory, examples, language))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,18 @@ def result(name: str, set_name: str, size: int, metric: str, score: dict) -> dic
     return {"model": name, "set": set_name, "n": size, "metric": metric, **score}
 
 
+def wer_results(name: str, args: argparse.Namespace, languages: list[str], wer_of: Callable) -> list[dict]:
+    """WER on the held-out sets of each language; ``wer_of(examples, language)`` recognises and scores."""
+    results = []
+    for split in args.splits[1:]:
+        for language in languages:
+            examples = read_sets(args.dump_dir, split, [language])
+            if examples:
+                score = wer_of(examples, language)
+                results.append(result(name, f"{split} ({language})", len(examples), "WER", score))
+    return results
+
+
 def run_training(
     description: str,
     train_one: Callable[[dict, argparse.Namespace, Path], list[dict]],
