@@ -4,6 +4,7 @@ import random
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import read_table, text_files
 from espnet_llmst.precision import autocast
+from espnet_llmst.prompt import Template, split_srt
 from espnet_llmst.search.generate import SearchOptions, search
 from espnet_llmst.search.hypothesis import Hypothesis
 from espnet_llmst.tasks.llmst import LLMSTTask, build_preprocessor
@@ -102,6 +104,26 @@ class Speech2Text:
 def _hypothesis(tokenizer, ids: list[int], score: float) -> Hypothesis:
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return Hypothesis(ids, score, tokenizer.convert_ids_to_tokens(ids), text)
+
+
+def split_transcripts(
+    results: dict[str, list[Hypothesis]], template: Template, src: str, tgt: str
+) -> tuple[dict[str, list[Hypothesis]], dict[str, str], int]:
+    """Take srt outputs apart at their tags.
+
+    Returns:
+        The n-best with translations as text, the transcripts of the best, and how many of the best were
+        malformed; a malformed output counts as a transcript without translation.
+    """
+    translations, transcripts, malformed = {}, {}, 0
+    for utt, nbest in results.items():
+        parts = [split_srt(template, src, tgt, hypothesis.text) for hypothesis in nbest]
+        malformed += parts[0] is None
+        parts = [part or (hypothesis.text, "") for part, hypothesis in zip(parts, nbest, strict=True)]
+        transcripts[utt] = parts[0][0]
+        pairs = zip(nbest, parts, strict=True)
+        translations[utt] = [replace(hypothesis, text=translation) for hypothesis, (_, translation) in pairs]
+    return translations, transcripts, malformed
 
 
 def other_audio(utterances: Sequence[str], seed: int) -> dict[str, str]:

@@ -98,6 +98,12 @@ def render_target(
     return _fill(template, "target", task, src, tgt, transcript, translation)
 
 
+def split_srt(template: Template, src: str, tgt: str, text: str) -> tuple[str, str] | None:
+    """Transcript and translation of an srt output; None when the tags between them are missing (LLM-SRT)."""
+    transcript, tags, translation = text.partition(render_target(template, "srt", src, tgt))
+    return (transcript.strip(), translation.strip()) if tags else None
+
+
 def render_prompt(
     template: Template, tokenizer, task: str, src: str, tgt: str, transcript: str = ""
 ) -> tuple[str, str]:

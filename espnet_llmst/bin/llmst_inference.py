@@ -37,7 +37,11 @@ def parse(argv: Sequence[str] | None):
 
 def decode(args) -> None:
     """Decode this job's share into ``<output_dir>/job.<n>``."""
-    from espnet_llmst.inference import Speech2Text, decode_dir  # late: --help and --merge need no model
+    from espnet_llmst.inference import (
+        Speech2Text,
+        decode_dir,
+        split_transcripts,
+    )  # late: --help and --merge need no model
 
     for name in ("train_config", "model_file", "data_dir", "direction"):
         if getattr(args, name) is None:
@@ -57,18 +61,24 @@ def decode(args) -> None:
         "cuda" if args.ngpu else "cpu",
         **{name: getattr(args, name) for name in options},
     )
+    src, tgt = parse_direction(args.direction)
     results, figures = decode_dir(
         speech2text,
         args.data_dir,
         args.task,
-        *parse_direction(args.direction),
+        src,
+        tgt,
         batch_seconds=args.batch_seconds,
         job=args.job,
         num_jobs=args.num_jobs,
         shuffle_audio=args.shuffle_audio,
     )
     job_dir = args.output_dir / f"job.{args.job}"
-    write_results(job_dir, results)
+    transcripts, figures["malformed"] = None, 0
+    if args.task == "srt":
+        template = speech2text.preprocess.template
+        results, transcripts, figures["malformed"] = split_transcripts(results, template, src, tgt)
+    write_results(job_dir, results, transcripts)
     info = {"command": shlex.join(["llmst_inference", *sys.argv[1:]]), "set": args.data_dir.name, **figures}
     info |= {name: getattr(args, name) for name in ("task", "direction", "shuffle_audio", *options)}
     write_info(job_dir, info | {"model_file": str(args.model_file), "wall_seconds": time.monotonic() - started})

@@ -8,7 +8,7 @@ import yaml
 
 from espnet_llmst.cli import InputError, get_parser, run
 from espnet_llmst.prompt import load_template, load_tokenizer
-from espnet_llmst.train.mixture import expand_mixture, find_sets, make_mix
+from espnet_llmst.train.mixture import decode_task, expand_mixture, find_sets, make_mix
 from espnet_llmst.train.shapes import write_shapes
 
 
@@ -42,6 +42,11 @@ def list_directions(args) -> None:
     print(" ".join(dict.fromkeys([*args.directions, *named])))
 
 
+def list_task(args) -> None:
+    """Print the task by which the phase is tested."""
+    print(decode_task(expand_mixture(read_phase(args.train_config[0])["mixture"], args.directions)))
+
+
 def mix(args) -> None:
     """Write ``<out_dir>/<split>`` tables and ``<stats_dir>/<split>`` shapes."""
     settings = read_phase(args.train_config[0])
@@ -65,11 +70,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--splits", nargs=2, default=["train", "dev"], help="Training and validation split")
     parser.add_argument("--list_sets", action="store_true", help="Only print the sets that are needed")
     parser.add_argument("--list_directions", action="store_true", help="Only print the directions needed")
+    parser.add_argument("--list_task", action="store_true", help="Only print the task the phase is tested by")
     parser.add_argument("--out_dir", type=Path)
     parser.add_argument("--stats_dir", type=Path)
     args = parser.parse_args(argv)
     if args.list_directions:
         list_directions(args)
+    elif args.list_task:
+        list_task(args)
     elif args.list_sets and args.data_dir:
         list_sets(args)
     elif args.data_dir and args.out_dir and args.stats_dir:

@@ -8,11 +8,19 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import atomic_write, read_table, write_table
 from espnet_llmst.search.hypothesis import Hypothesis
 
-FILES = ("text", "token", "score")
+FILES = ("text", "token", "score", "transcript")
 
 
-def write_results(output_dir: Path, results: dict[str, list[Hypothesis]]) -> None:
-    """Write ``<n>best_recog/{text,token,score}``, one line per utterance (a text may be empty)."""
+def write_results(
+    output_dir: Path, results: dict[str, list[Hypothesis]], transcripts: dict[str, str] | None = None
+) -> None:
+    """Write ``<n>best_recog/{text,token,score}``, one line per utterance (a text may be empty).
+
+    ``transcripts`` are the first halves of srt outputs; they go to ``1best_recog/transcript``.
+    """
+    if transcripts is not None:
+        table = {utt: _one_line(text) for utt, text in transcripts.items()}
+        write_table(output_dir / "1best_recog" / "transcript", table)
     for rank in range(max(map(len, results.values()), default=0)):
         best = {utt: nbest[rank] for utt, nbest in results.items() if rank < len(nbest)}
         directory = output_dir / f"{rank + 1}best_recog"
@@ -42,9 +50,10 @@ def merge_jobs(output_dir: Path, num_jobs: int) -> dict:
         for name in FILES:
             parts = [job / directory / name for job in jobs]
             tables = [read_table(part, allow_empty=True) for part in parts if part.exists()]
-            write_table(output_dir / directory / name, {utt: line for t in tables for utt, line in t.items()})
+            if tables:
+                write_table(output_dir / directory / name, {utt: line for t in tables for utt, line in t.items()})
     info = {**infos[0], "num_jobs": num_jobs}
-    for key in ("n", "speech_seconds", "search_seconds"):
+    for key in ("n", "malformed", "speech_seconds", "search_seconds"):
         info[key] = sum(one[key] for one in infos)
     info["wall_seconds"] = max(one["wall_seconds"] for one in infos)
     write_info(output_dir, info)

@@ -50,6 +50,12 @@ def expand_mixture(mixture: list[dict], directions: list[str]) -> list[Part]:
     return list(dict.fromkeys(parts))
 
 
+def decode_task(parts: list[Part]) -> str:
+    """The task by which a phase is tested: the one of its mixture that comes first in st, srt, smt, asr."""
+    tasks = {part.task for part in parts}
+    return next((task for task in ("st", "srt", "smt", "asr") if task in tasks), "mt")
+
+
 def find_set(data_dir: Path, split: str, part: Part) -> str:
     """Name of the set below ``data_dir`` that holds a part's speech and texts.
 

@@ -11,7 +11,9 @@ import yaml
 from espnet_llmst.bin import llmst_inference
 from espnet_llmst.cli import InputError, run
 from espnet_llmst.datadir.kaldi import read_table
-from espnet_llmst.inference import Speech2Text, load_model, make_batches, other_audio
+from espnet_llmst.inference import Speech2Text, load_model, make_batches, other_audio, split_transcripts
+from espnet_llmst.prompt import Template
+from espnet_llmst.search.hypothesis import Hypothesis
 
 
 @pytest.fixture
@@ -114,3 +116,16 @@ def test_bad_input_is_one_clear_line(experiment, dump_dir, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") >= 1
     assert run(lambda _: llmst_inference.main(["--output_dir", "x"])) == 1
     assert "--train_config is required" in capsys.readouterr().err
+
+
+def test_srt_outputs_are_taken_apart_and_malformed_ones_counted():
+    template = Template(
+        tasks={"srt": {"prompt": "<speech>", "target": "{transcript}<|{src}|><|{tgt}|>{translation}"}},
+        languages="iso639_3",
+    )
+    texts = {"a": "Le train <|fra|><|eng|> The train", "b": "Le train <|fra|> The train", "c": "<|fra|><|eng|>"}
+    results = {utt: [Hypothesis([1], -0.5, ["x"], text)] for utt, text in texts.items()}
+    translations, transcripts, malformed = split_transcripts(results, template, "fr", "en")
+    assert {utt: nbest[0].text for utt, nbest in translations.items()} == {"a": "The train", "b": "", "c": ""}
+    assert transcripts == {"a": "Le train", "b": "Le train <|fra|> The train", "c": ""} and malformed == 1
+    assert translations["a"][0].score == -0.5

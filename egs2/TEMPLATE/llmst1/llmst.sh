@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The stages of LLM-based speech translation. A recipe's run.sh calls this with its corpus's settings.
 set -euo pipefail
+{ # bash reads all of this before it runs any: the file may be edited during a run
 
 log() {
     echo "$(date '+%Y-%m-%dT%H:%M:%S') (llmst.sh:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
@@ -47,7 +48,7 @@ train_args=             # more options for llmst_train, e.g. "--max_epoch 2 --op
 inference_config=conf/decode.yaml   # options of llmst_inference; its name is the folder of the results
 inference_args=         # more options for llmst_inference, e.g. "--beam_size 1"
 inference_model=valid.loss.best.pth  # checkpoint of the phase
-inference_task=st       # st, srt, smt or asr
+inference_task=         # st, srt, smt or asr; default: what the phase was trained for, in this order
 shuffled_control=false  # also decode with audio shuffled between utterances
 control_seed=1          # of that shuffling
 
@@ -229,16 +230,23 @@ fi
 decode_dir() { # phase set: where its decode lies
     echo "${expdir}/${method}/$1/$(basename "${inference_config}" .yaml)/$2"
 }
-decode() { # phase set direction dir [option...]
-    local name=$1 set=$2 direction=$3 dir=$4 gpu
-    shift 4
+task_of() { # phase: the task by which it is tested
+    if [ -n "${inference_task}" ]; then
+        echo "${inference_task}"
+    else
+        tool llmst_mix --list_task --train_config "conf/${method}/$1.yaml" --directions "${direction_list[@]}"
+    fi
+}
+decode() { # phase task set direction dir [option...]
+    local name=$1 task=$2 set=$3 direction=$4 dir=$5 gpu
+    shift 5
     gpu=$(if "${gpu_inference}"; then echo 1; else echo 0; fi)
     # shellcheck disable=SC2086
     ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "${dir}/log/decode.JOB.log" \
         "${python}" -m espnet_llmst.bin.llmst_inference --config "${inference_config}" --ngpu "${gpu}" \
         --train_config "${expdir}/${method}/${name}/config.yaml" \
         --model_file "${expdir}/${method}/${name}/${inference_model}" \
-        --data_dir "${dumpdir}/raw/${set}" --task "${inference_task}" --direction "${direction}" \
+        --data_dir "${dumpdir}/raw/${set}" --task "${task}" --direction "${direction}" \
         --output_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "$@" ${inference_args}
     tool llmst_inference --merge --output_dir "${dir}" --num_jobs "${inference_nj}"
 }
@@ -247,7 +255,8 @@ if in_range 7 "${skip_eval}"; then
     for name in $(phases); do
         model=${expdir}/${method}/${name}/${inference_model}
         [ -e "${model}" ] || fail "${model} is missing: run stage 6 first"
-        key="$(cat "${inference_config}" "${model}" | sha256sum)-${inference_args}-${inference_task}"
+        task=$(task_of "${name}")
+        key="$(cat "${inference_config}" "${model}" | sha256sum)-${inference_args}-${task}"
         for test in "${test_list[@]}"; do
             for direction in "${direction_list[@]}"; do
                 set=${test}.${direction}
@@ -262,7 +271,7 @@ if in_range 7 "${skip_eval}"; then
                     fi
                     log "stage 7: decoding ${set} ${control:+with ${control} audio }into ${out}"
                     # shellcheck disable=SC2046
-                    decode "${name}" "${set}" "${direction}" "${out}" \
+                    decode "${name}" "${task}" "${set}" "${direction}" "${out}" \
                         $(if [ -n "${control}" ]; then echo "--shuffle_audio ${control_seed}"; fi)
                     mark "${out}/.done" "${key}"
                 done
@@ -271,11 +280,12 @@ if in_range 7 "${skip_eval}"; then
     done
 fi
 
-score() { # decode_dir set direction out
-    [[ $3 =~ ^[a-z_]+(-[A-Z]+)?-(.+)$ ]] || fail "direction '$3' is not source-target"
-    local target=${BASH_REMATCH[2]}
+score() { # decode_dir set direction out kind hypotheses
+    [[ $3 =~ ^([a-z_]+(-[A-Z]+)?)-(.+)$ ]] || fail "direction '$3' is not source-target"
+    local target=${BASH_REMATCH[3]}
+    if [ "$5" = asr ]; then target=${BASH_REMATCH[1]}; fi
     # shellcheck disable=SC2086
-    tool llmst_score --hyp "$1/1best_recog/text" --ref "${dumpdir}/raw/$2/text.tc.${target}" \
+    tool llmst_score --kind "$5" --hyp "$1/1best_recog/$6" --ref "${dumpdir}/raw/$2/text.tc.${target}" \
         --tgt_lang "${target}" --set "$2" --durations "${dumpdir}/raw/$2/utt2num_samples" --fs "${fs}" --decode_info "$1/decode.json" \
         --out "$4" ${score_opts}
 }
@@ -283,6 +293,7 @@ score() { # decode_dir set direction out
 if in_range 8 "${skip_eval}"; then
     scored=false
     for name in $(phases); do
+        kind=$(if [ "$(task_of "${name}")" = asr ]; then echo asr; else echo st; fi)
         for test in "${test_list[@]}"; do
             for direction in "${direction_list[@]}"; do
                 set=${test}.${direction}
@@ -296,7 +307,10 @@ if in_range 8 "${skip_eval}"; then
                     fi
                     if ! "${force}" && [ "${json}" -nt "${out}/.done" ]; then continue; fi
                     log "stage 8: scoring ${out}"
-                    score "${out}" "${set}" "${direction}" "${json}"
+                    score "${out}" "${set}" "${direction}" "${json}" "${kind}" text
+                    if [ -z "${control}" ] && [ -e "${out}/1best_recog/transcript" ]; then
+                        score "${out}" "${set}" "${direction}" "${dir}/scores_asr.json" asr transcript
+                    fi
                     scored=true
                 done
             done
@@ -311,3 +325,5 @@ if in_range 8 "${skip_eval}"; then
     log "stage 8: the tables are in ${expdir}/RESULTS.md"
 fi
 log "done"
+exit 0
+}

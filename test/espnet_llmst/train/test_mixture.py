@@ -5,7 +5,7 @@ import pytest
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import read_table
 from espnet_llmst.prompt import Template, load_template
-from espnet_llmst.train.mixture import Part, expand_mixture, find_sets, make_mix, parse_direction
+from espnet_llmst.train.mixture import Part, decode_task, expand_mixture, find_sets, make_mix, parse_direction
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,8 @@ def test_missing_set_and_missing_text_are_named(dump_dir, prompt_file, tmp_path)
     (dump_dir / "train.fr-en/text.tc.en").unlink()
     with pytest.raises(InputError, match=r"text.tc.en is missing \(there are: fr\)"):
         make_mix(dump_dir, "train", [Part("st", "fr", "en")], template, tmp_path / "mix")
+
+
+def test_a_phase_is_tested_by_its_best_task():
+    for tasks, expected in ((["asr"], "asr"), (["asr", "st"], "st"), (["srt", "asr"], "srt"), (["smt"], "smt")):
+        assert decode_task([Part(task, "fr", "en") for task in tasks]) == expected
