@@ -45,7 +45,7 @@ phase=                  # only this phase (name of its YAML without .yaml) in st
 train_args=             # more options for llmst_train, e.g. "--max_epoch 2 --optim_conf lr=1e-3"
 
 # Decoding
-inference_config=conf/decode.yaml   # options of llmst_inference; its name is the folder of the results
+inference_config=conf/decode_beam5.yaml   # options of llmst_inference; its name is the folder of the results
 inference_args=         # more options for llmst_inference, e.g. "--beam_size 1"
 inference_model=valid.loss.best.pth  # checkpoint of the phase
 inference_task=         # st, srt, smt or asr; default: what the phase was trained for, in this order
@@ -227,8 +227,10 @@ if in_range 6 "${skip_train}"; then
     done
 fi
 
-decode_dir() { # phase set: where its decode lies
-    echo "${expdir}/${method}/$1/$(basename "${inference_config}" .yaml)/$2"
+decode_dir() { # phase set: where its decode lies; options of the run are part of the name, as in ESPnet
+    local tag
+    tag=$(basename "${inference_config}" .yaml)$(sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}")
+    echo "${expdir}/${method}/$1/${tag}/$2"
 }
 task_of() { # phase: the task by which it is tested
     if [ -n "${inference_task}" ]; then

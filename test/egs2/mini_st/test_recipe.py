@@ -50,7 +50,7 @@ def finished(recipe):
 
 
 def test_stages_1_to_8(recipe, finished):
-    decode = recipe / "exp/llast/1_dual_lora/decode/test.fr-en"
+    decode = recipe / "exp/llast/1_dual_lora/decode_beam5/test.fr-en"
     hyps = (decode / "1best_recog/text").read_text().splitlines()
     refs = (recipe / "dump/raw/test.fr-en/text.tc.en").read_text().splitlines()
     assert [line.split()[0] for line in hyps] == [line.split()[0] for line in refs] and len(refs) == 6
@@ -73,7 +73,7 @@ def test_running_again_touches_nothing(recipe, finished):
 
 
 def test_starting_at_stage_7_decodes_again(recipe, finished):
-    decode = "exp/llast/1_dual_lora/decode/test.fr-en"
+    decode = "exp/llast/1_dual_lora/decode_beam5/test.fr-en"
     before = times(recipe)
     text = (recipe / decode / "1best_recog/text").read_text()
     run(recipe, "--stage", "7", "--stop_stage", "8", *SMALL)
