@@ -6,10 +6,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import configargparse
+import yaml
 
 
 class InputError(Exception):
     """Bad input from the user. The message is one line: file, utterance or option, and the remedy."""
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: no such file, broken YAML, or something else than a mapping.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: 'key: value' lines are expected")
+    return content
 
 
 def get_parser(prog: str, description: str) -> configargparse.ArgumentParser:

@@ -1,15 +1,13 @@
 """Foundation models of a method: where each comes from, is it complete, its revision and hash."""
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
-import yaml
+from espnet_llmst.cli import InputError, read_yaml
 
-from espnet_llmst.cli import InputError
-
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth")
+CONFIGS = ("config.json", "config.yaml")  # of transformers and of ESPnet
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "merges.txt"]
 
 
@@ -22,14 +20,25 @@ def models_of(configs: list[Path]) -> list[str]:
     """The models that the phases name in ``encoder_conf`` and ``decoder_conf``, each once."""
     names = []
     for path in configs:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_yaml(path)
         names += [settings.get(part, {}).get("model") for part in ("encoder_conf", "decoder_conf")]
     return list(dict.fromkeys(name for name in names if name))
 
 
+def is_complete(path: Path) -> bool:
+    """Whether a directory holds a model; the recipes put finished directories in place by a rename."""
+    return any((path / config).exists() for config in CONFIGS)
+
+
 def missing_models(names: list[str]) -> list[str]:
-    """Local directories without a finished model (``config.json`` is written last by the recipes)."""
-    return [name for name in names if not is_hub_id(name) and not (Path(name) / "config.json").exists()]
+    """Local directories among ``names`` that hold no model yet."""
+    return [name for name in names if not is_hub_id(name) and not is_complete(Path(name))]
+
+
+def require_model(name: str) -> None:
+    """Refuse a local model directory that is not there (a hub id is left to transformers)."""
+    if not is_hub_id(name) and not is_complete(Path(name)):
+        raise InputError(f"{name}: no model there; run stage 4 from the recipe's folder, or correct the path")
 
 
 def _sha256(paths: list[Path]) -> str:
@@ -67,16 +76,16 @@ def describe(name: str, known: dict | None = None) -> dict:
             raise InputError(f"{name}: cannot be had from the hub ({reason}); give a local directory") from error
         revision = path.name
     weights = sorted(file for pattern in WEIGHTS for file in path.glob(pattern))
-    if not weights or not (path / "config.json").exists():
-        raise InputError(f"{name}: no model there (config.json and weights); check the path in the phase's YAML")
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if not weights or not is_complete(path):
+        raise InputError(f"{name}: no model there (config and weights); check the path in the phase's YAML")
+    config = read_yaml(next(path / name for name in CONFIGS if (path / name).exists()))  # JSON is YAML
     files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in weights}
     unchanged = known is not None and known.get("files") == files
     return {
         "model": name,
         "path": str(path),
         "revision": revision,
-        "model_type": config.get("model_type"),
+        "model_type": config.get("model_type", "espnet"),
         "sha256": known["sha256"] if unchanged else _sha256(weights),
         "files": files,
     }

@@ -1,5 +1,6 @@
 """Decoding with a trained model: `Speech2Text` from Python, `decode_dir` for a data directory."""
 
+import pickle
 import random
 import time
 from argparse import Namespace
@@ -10,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import yaml
 from tqdm import tqdm
 
-from espnet_llmst.cli import InputError
+from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.datadir.kaldi import read_table, text_files
+from espnet_llmst.languages import english_name
 from espnet_llmst.precision import autocast
 from espnet_llmst.prompt import Template, split_srt
 from espnet_llmst.search.generate import SearchOptions, search
@@ -38,11 +39,13 @@ def load_model(train_config: str | Path, model_file: str | Path, device: str = "
     for path in (train_config, model_file):
         if not Path(path).exists():
             raise InputError(f"{path} is missing: train the phase first (stage 6)")
-    args = Namespace(**yaml.safe_load(Path(train_config).read_text(encoding="utf-8")))
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError("no GPU is available here: decode with --ngpu 0 (--gpu_inference false)")
+    args = Namespace(**read_yaml(train_config))
     model = LLMSTTask.build_model(args)
     try:
         model.load_state_dict(torch.load(model_file, map_location="cpu", weights_only=True))
-    except RuntimeError as error:
+    except (RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(f"{model_file} does not fit {train_config}: {' '.join(str(error).split())[:300]}") from error
     return model.to(device).eval(), args
 
@@ -83,7 +86,11 @@ class Speech2Text:
             src, tgt: language codes; for asr both are the source.
             transcripts: what is said, for tasks whose prompt shows it.
         """
-        waves = [speech] if isinstance(speech, np.ndarray) else list(speech)
+        waves = _waveforms(speech)
+        for code in (src, tgt):
+            english_name(code)  # a missing or unknown language is refused here, by name
+        if not waves:
+            return []
         transcripts = transcripts or [""] * len(waves)
         examples = [
             (
@@ -99,6 +106,18 @@ class Speech2Text:
             prompts = self.model.embed_prompts(**batch)
             found = search(self.model.decoder, tokenizer, prompts, self.options)
         return [[_hypothesis(tokenizer, ids, score) for ids, score in nbest] for nbest in found]
+
+
+def _waveforms(speech) -> list[np.ndarray]:
+    """One waveform or several, as float arrays (S,)."""
+    if isinstance(speech, str):
+        raise InputError(f"speech: '{speech}' is text; read the file, e.g. with soundfile, and give its samples")
+    single = getattr(speech, "ndim", None) == 1
+    waves = [np.asarray(wave) for wave in ([speech] if single else speech)]
+    for wave in waves:
+        if wave.ndim != 1 or len(wave) == 0 or not np.issubdtype(wave.dtype, np.floating):
+            raise InputError("speech: one-dimensional float samples at 16 kHz between -1 and 1 are expected")
+    return waves
 
 
 def _hypothesis(tokenizer, ids: list[int], score: float) -> Hypothesis:
@@ -127,7 +146,7 @@ def split_transcripts(
 
 
 def other_audio(utterances: Sequence[str], seed: int) -> dict[str, str]:
-    """For each utterance another one, each used once: a random cycle through all (Sattolo's shuffle)."""
+    """For each utterance another one, each used once: a random cycle through all."""
     order = sorted(utterances)
     if len(order) < 2:
         raise InputError("shuffle_audio: a control needs at least two utterances")
@@ -135,11 +154,11 @@ def other_audio(utterances: Sequence[str], seed: int) -> dict[str, str]:
     return dict(zip(order, order[1:] + order[:1], strict=True))
 
 
-def make_batches(sizes: dict[str, int], batch_frames: int) -> Iterator[list[str]]:
-    """Utterances, longest first, in batches of at most ``batch_frames`` samples padding included."""
+def make_batches(sizes: dict[str, int], batch_samples: int) -> Iterator[list[str]]:
+    """Utterances, longest first, in batches of at most ``batch_samples`` samples padding included."""
     batch: list[str] = []
     for utt in sorted(sizes, key=lambda utt: (-sizes[utt], utt)):
-        if batch and sizes[batch[0]] * (len(batch) + 1) > batch_frames:
+        if batch and sizes[batch[0]] * (len(batch) + 1) > batch_samples:
             yield batch
             batch = []
         batch.append(utt)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from espnet_llmst.cli import InputError
+from espnet_llmst.cli import InputError, read_yaml
+from espnet_llmst.foundation import require_model
 from espnet_llmst.languages import english_name, iso639_3
 
 SPEECH = "<speech>"
@@ -37,6 +36,7 @@ def load_tokenizer(model: str, added_tokens: Sequence[str] = ()):
     """The tokenizer of a language model, with tokens of ours appended behind its own."""
     from transformers import AutoTokenizer  # late: templates alone need no transformers
 
+    require_model(model)
     tokenizer = AutoTokenizer.from_pretrained(model)
     if added_tokens:
         tokenizer.add_tokens(list(added_tokens), special_tokens=True)
@@ -49,9 +49,7 @@ def load_template(path: str | Path) -> Template:
     Raises:
         InputError: no such file, an unknown key or task, or a prompt without exactly one speech slot.
     """
-    if not Path(path).is_file():
-        raise InputError(f"prompt: {path} does not exist")
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    content = read_yaml(path)
     try:
         template = Template(**content, path=str(path))
     except TypeError as error:

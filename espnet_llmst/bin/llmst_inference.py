@@ -46,6 +46,11 @@ def decode(args) -> None:
     for name in ("train_config", "model_file", "data_dir", "direction"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is required for decoding")
+    if not 1 <= args.job <= args.num_jobs:
+        raise InputError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
+    src, tgt = parse_direction(args.direction)
+    if not (args.data_dir / "wav.scp").is_file():
+        raise InputError(f"{args.data_dir}/wav.scp is missing: give a formatted set (stage 3)")
     started = time.monotonic()
     options = (
         "beam_size",
@@ -61,7 +66,6 @@ def decode(args) -> None:
         "cuda" if args.ngpu else "cpu",
         **{name: getattr(args, name) for name in options},
     )
-    src, tgt = parse_direction(args.direction)
     results, figures = decode_dir(
         speech2text,
         args.data_dir,

@@ -4,9 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from espnet_llmst.cli import InputError, get_parser, run
+from espnet_llmst.cli import InputError, get_parser, read_yaml, run
 from espnet_llmst.prompt import load_template, load_tokenizer
 from espnet_llmst.train.mixture import decode_task, expand_mixture, find_sets, make_mix
 from espnet_llmst.train.shapes import write_shapes
@@ -14,9 +12,7 @@ from espnet_llmst.train.shapes import write_shapes
 
 def read_phase(path: Path) -> dict:
     """Settings of a phase's YAML."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    settings = read_yaml(path)
     for key in ("prompt", "mixture", "decoder_conf"):
         if key not in settings:
             raise InputError(f"{path}: '{key}:' is missing; see the other phases under conf/")

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, GenerationConfig
 from typeguard import typechecked
 
+from espnet_llmst.foundation import require_model
 from espnet_llmst.lora import add_lora
 from espnet_llmst.prompt import load_tokenizer
 
@@ -36,6 +37,7 @@ class CausalLMDecoder(AbsDecoder):
         added_tokens: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        require_model(model)
         self.lm = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self.added = None
         if added_tokens:

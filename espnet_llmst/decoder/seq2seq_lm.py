@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from typeguard import typechecked
 
 from espnet_llmst.cli import InputError
+from espnet_llmst.foundation import require_model
 from espnet_llmst.lora import add_lora
 
 
@@ -34,6 +35,7 @@ class Seq2SeqLMDecoder(AbsDecoder):
         super().__init__()
         if entry not in ("encoder", "decoder"):
             raise InputError(f"decoder_conf.entry: '{entry}' must be encoder (ECED) or decoder (ECD)")
+        require_model(model)
         self.lm = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self.entry = entry
         if lora:

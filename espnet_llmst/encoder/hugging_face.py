@@ -10,6 +10,7 @@ from typeguard import typechecked
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder import wav2vec2, whisper
+from espnet_llmst.foundation import require_model
 from espnet_llmst.lora import add_lora
 
 
@@ -44,6 +45,7 @@ class HuggingFaceEncoder(AbsEncoder):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
+        require_model(model)
         config = AutoConfig.from_pretrained(model)
         self.is_whisper = config.model_type == "whisper"
         check_supported(model, config, pad_to_30s)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig
 
+from espnet_llmst.cli import InputError
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -19,6 +21,10 @@ class SearchOptions:
     max_new_tokens: int = 256
     min_new_tokens: int = 0
     no_repeat_ngram_size: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nbest <= self.beam_size or self.max_new_tokens < max(1, self.min_new_tokens):
+            raise InputError("search: needs 1 <= nbest <= beam_size and max_new_tokens >= min_new_tokens, at least 1")
 
 
 def generation_config(lm, tokenizer, options: SearchOptions) -> GenerationConfig:

@@ -45,6 +45,8 @@ def merge_jobs(output_dir: Path, num_jobs: int) -> dict:
     for job in jobs:
         if not (job / "decode.json").exists():
             raise InputError(f"{job}: this decoding job has not finished; see its log and run stage 7 again")
+    for old in output_dir.glob("*best_recog"):
+        shutil.rmtree(old)
     infos = [json.loads((job / "decode.json").read_text(encoding="utf-8")) for job in jobs]
     for directory in sorted({path.name for job in jobs for path in job.glob("*best_recog")}):
         for name in FILES:

@@ -141,4 +141,4 @@ def updates_of_phase(args: argparse.Namespace) -> int:
             min_batch_size=1,
         )
     )
-    return max(1, args.max_epoch * batches // args.accum_grad)
+    return max(1, args.max_epoch * (batches // args.accum_grad))  # ESPnet counts accumulation per epoch

@@ -37,6 +37,7 @@ def expand_mixture(mixture: list[dict], directions: list[str]) -> list[Part]:
     """
     parts = []
     for entry in mixture:
+        entry = entry if isinstance(entry, dict) else {"task": entry, "": None}
         task, unknown = entry.get("task"), set(entry) - {"task", "directions", "langs"}
         if task not in TASKS or unknown:
             raise InputError(f"mixture: {entry} needs a task of {', '.join(TASKS)}, and directions or langs")
@@ -127,4 +128,6 @@ def make_mix(dump_dir: Path, split: str, parts: list[Part], template: Template, 
     for name, table in merged.items():
         if table:
             write_table(out_dir / name, table)
+        else:
+            (out_dir / name).unlink(missing_ok=True)  # of an earlier prompt
     return counts

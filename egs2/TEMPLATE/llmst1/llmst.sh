@@ -28,13 +28,12 @@ expdir=exp              # foundation models, experiments, results
 python=python3          # the interpreter of path.sh's environment
 
 # Data
-directions=             # e.g. "fr-en de-en"; phases whose mixture names directions use those
+directions=             # to be scored, e.g. "fr-en de-en"; default: all that the phases name
 train_set=train         # splits; a set is <split>.<source>-<target>
 valid_set=dev           # split for validation
 test_sets="test"        # e.g. "tst-COMMON tst-HE"
 local_data_opts=        # passed to local/data.sh
 speed_perturb_factors=  # e.g. "0.9 1.0 1.1"
-fs=16000                # Hz
 audio_format=flac       # or wav
 min_wav_duration=0.1    # seconds; shorter training utterances are dropped
 max_wav_duration=30     # seconds; longer training utterances are dropped
@@ -71,8 +70,14 @@ if [ -n "${phase}" ]; then
     [ -e "conf/${method}/${phase}.yaml" ] || fail "unknown phase '${phase}' of ${method}; there are: $(basename -a -s .yaml "${configs[@]}" | xargs)"
 fi
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] || fail "--stage and --stop_stage take numbers"
+[[ ${expdir}${dumpdir} != *[[:space:]]* ]] || fail "--expdir and --dumpdir must not contain blanks"
 read -r -a direction_list <<< "${directions}"
 read -r -a test_list <<< "${test_sets}"
+[ ${#test_list[@]} -gt 0 ] || fail "--test_sets is empty; give e.g. --test_sets test"
+# A job of a killed run may still be at work: its files are not shared with it.
+mkdir -p "${expdir}/${method}"
+exec 9>> "${expdir}/${method}/.lock"
+flock -n 9 || fail "another run is at work in ${expdir}/${method}; wait for it, or end it (ps)"
 
 in_range() { # stage skip_flag
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] && ! "$2"
@@ -93,16 +98,22 @@ tool() { # command arguments...
 phases() { # the phases to work on
     basename -a -s .yaml "${configs[@]}" | grep -x "${phase:-.*}"
 }
+needed=$(tool llmst_mix --list_directions --train_config "${configs[@]}" --directions "${direction_list[@]}")
+if [ -z "${directions}" ]; then
+    read -r -a direction_list <<< "${needed}"
+fi
+[ ${#direction_list[@]} -gt 0 ] || fail "conf/${method} names no directions; give e.g. --directions fr-en"
+force_option=$(if "${force}"; then echo --force; fi)
 
 if in_range 1 "${skip_data_prep}"; then
-    needed=$(tool llmst_mix --list_directions --train_config "${configs[@]}" --directions "${direction_list[@]}")
     key="${needed} ${local_data_opts}"
     if finished data/.done "${key}"; then
         log "stage 1: data/ is ready for ${needed}"
     else
         log "stage 1: data preparation"
+        rm -f data/.done
         # shellcheck disable=SC2086
-        local/data.sh --directions "${needed}" --nj "${nj}" ${local_data_opts}
+        local/data.sh --directions "${needed}" --nj "${nj}" --force "${force}" ${local_data_opts}
         mark data/.done "${key}"
     fi
 fi
@@ -118,7 +129,7 @@ if in_range 2 "${skip_data_prep}" && [ -n "${speed_perturb_factors}" ]; then
     for set in ${sets}; do
         # shellcheck disable=SC2086
         tool llmst_speed_perturb --data_dir "data/${set}" --out_dir "data/${train_set}_sp${set#"${train_set}"}" \
-            --factors ${speed_perturb_factors} --nj "${nj}"
+            --factors ${speed_perturb_factors} --nj "${nj}" ${force_option}
     done
 fi
 if [ -n "${speed_perturb_factors}" ]; then
@@ -126,12 +137,11 @@ if [ -n "${speed_perturb_factors}" ]; then
 fi
 
 if in_range 3 "${skip_data_prep}"; then
-    log "stage 3: format audio as ${fs} Hz ${audio_format}, drop what cannot be trained on"
-    force_option=$(if "${force}"; then echo --force; fi)
+    log "stage 3: format audio as 16 kHz ${audio_format}, drop what cannot be trained on"
     sets=$(sets_of data "${train_set}" "${valid_set}")
     for set in ${sets}; do
         # shellcheck disable=SC2086
-        tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" --fs "${fs}" \
+        tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" \
             --audio_format "${audio_format}" --min_duration "${min_wav_duration}" \
             --max_duration "${max_wav_duration}" ${force_option}
     done
@@ -139,7 +149,7 @@ if in_range 3 "${skip_data_prep}"; then
         for direction in "${direction_list[@]}"; do
             set=${test}.${direction}
             # shellcheck disable=SC2086
-            tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" --fs "${fs}" \
+            tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" \
                 --audio_format "${audio_format}" --keep_all ${force_option}
         done
     done
@@ -147,9 +157,13 @@ fi
 
 if in_range 4 "${skip_train}"; then
     log "stage 4: foundation models"
-    missing=$(tool llmst_foundation --train_config "${configs[@]}" --list_missing)
+    wanted=$(if "${force}"; then echo --list_local; else echo --list_missing; fi)
+    missing=$(tool llmst_foundation --train_config "${configs[@]}" "${wanted}")
     if [ -n "${missing}" ]; then
         [ -e local/foundation.sh ] || fail "missing models: ${missing//$'\n'/ }; put them there, or name others in conf/${method}"
+        mkdir -p "${expdir}/foundation"
+        exec 8>> "${expdir}/foundation/.lock"
+        flock -n 8 || fail "another run is training foundation models in ${expdir}/foundation; wait for it"
         # shellcheck disable=SC2086
         local/foundation.sh --nj "${nj}" --dumpdir "${dumpdir}" --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
     fi
@@ -160,12 +174,17 @@ if in_range 5 "${skip_train}"; then
     for name in $(phases); do
         config=conf/${method}/${name}.yaml
         stats_dir=${expdir}/${method}/${name}/stats
-        key=$(cat "${config}" "${dumpdir}/raw"/*/.done | sha256sum)-${directions}-${train_set}-${valid_set}
+        prompt=$(sed -nE 's/^prompt: *([^ #]+).*/\1/p' "${config}")
+        sets=("${dumpdir}/raw/${train_set}".* "${dumpdir}/raw/${valid_set}".*)
+        tables=$(for set in "${sets[@]}"; do echo "${set}"/{wav.scp,utt2num_samples} "${set}"/text.*; done)
+        # shellcheck disable=SC2086
+        key=$(cat "${config}" "${prompt}" ${tables} | sha256sum)-${direction_list[*]}-${train_set}-${valid_set}
         if finished "${stats_dir}/.done" "${key}"; then
             log "stage 5: ${name}: mixture and sizes are ready"
             continue
         fi
         log "stage 5: ${name}: mixture and sizes"
+        rm -f "${stats_dir}/.done"
         tool llmst_mix --train_config "${config}" --directions "${direction_list[@]}" \
             --data_dir "${dumpdir}/raw" --splits "${train_set}" "${valid_set}" \
             --out_dir "${dumpdir}/mix/${method}/${name}" --stats_dir "${stats_dir}"
@@ -203,15 +222,17 @@ if in_range 6 "${skip_train}"; then
         fi
         previous=${dir}
         if [ -n "${phase}" ] && [ "${phase}" != "${name}" ]; then continue; fi
-        key="$(sha256sum < "${config}")-${train_args}-${from}"
+        [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
+        inputs=("${config}" "${dir}/stats/.done")
+        if [ -e "${from}" ]; then inputs+=("${from}"); fi
+        key="$(cat "${inputs[@]}" | sha256sum)-${train_args}-${from}"
         if finished "${dir}/.done" "${key}"; then
             log "stage 6: ${name}: already trained in ${dir}"
             continue
         fi
-        [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
-        if "${force}"; then rm -f "${dir}"/*.pth "${dir}/.started"; fi
+        if "${force}"; then rm -f "${dir}"/*.pth "${dir}/.started" "${dir}/.done"; fi
         if [ -e "${dir}/.started" ] && [ "$(cat "${dir}/.started")" != "${key}" ]; then
-            fail "${dir} was trained with other settings: use --expdir for a new experiment, or --force true"
+            fail "${dir} was trained with other settings or data: use --expdir for a new experiment, or --force true"
         fi
         mark "${dir}/.started" "${key}"
         log "stage 6: ${name}: training; the log is ${dir}/train.log"
@@ -229,7 +250,7 @@ fi
 
 decode_dir() { # phase set: where its decode lies; options of the run are part of the name, as in ESPnet
     local tag
-    tag=$(basename "${inference_config}" .yaml)$(sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}")
+    tag=$(basename "${inference_config}" .yaml)${inference_task:+_${inference_task}}$(sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}")
     echo "${expdir}/${method}/$1/${tag}/$2"
 }
 task_of() { # phase: the task by which it is tested
@@ -271,6 +292,7 @@ if in_range 7 "${skip_eval}"; then
                         log "stage 7: ${out} is ready"
                         continue
                     fi
+                    rm -f "${out}/.done"
                     log "stage 7: decoding ${set} ${control:+with ${control} audio }into ${out}"
                     # shellcheck disable=SC2046
                     decode "${name}" "${task}" "${set}" "${direction}" "${out}" \
@@ -288,7 +310,7 @@ score() { # decode_dir set direction out kind hypotheses
     if [ "$5" = asr ]; then target=${BASH_REMATCH[1]}; fi
     # shellcheck disable=SC2086
     tool llmst_score --kind "$5" --hyp "$1/1best_recog/$6" --ref "${dumpdir}/raw/$2/text.tc.${target}" \
-        --tgt_lang "${target}" --set "$2" --durations "${dumpdir}/raw/$2/utt2num_samples" --fs "${fs}" --decode_info "$1/decode.json" \
+        --tgt_lang "${target}" --set "$2" --durations "${dumpdir}/raw/$2/utt2num_samples" --decode_info "$1/decode.json" \
         --out "$4" ${score_opts}
 }
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # mini_st: spoken by a synthesiser, trained from scratch, on two CPU cores, in minutes.
 #   ./run.sh --stage 1 --stop_stage 8                     French to English by LLaST
-#   ./run.sh --method llast_multi --directions "fr-en de-en es-en pt-en"
+#   ./run.sh --method aligned_ecd                         another method of conf/
 set -euo pipefail
+cd "$(dirname "$0")"
 
-./llmst.sh \
+exec ./llmst.sh \
     --method llast \
-    --directions "fr-en" \
     --ngpu 0 \
     --nj 2 \
     --num_threads 2 \

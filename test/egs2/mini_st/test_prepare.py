@@ -1,7 +1,9 @@
 """The mini_st corpus: layout, disjoint sets, the same samples whatever the number of processes."""
 
 import hashlib
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +165,8 @@ def test_data_sh(tmp_path):
         (recipe / "local" / file.name).symlink_to(file)
     command = ["bash", "local/data.sh", "--directions", "pt-es", "--nj", "1"]
     command += ["--num_train", "3", "--num_dev", "1", "--num_test", "1"]
-    done = subprocess.run(command, cwd=recipe, capture_output=True, text=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr
     assert "data/train.pt-es: 3 utterances" in done.stdout
     assert len(table(recipe / "data" / "test.pt-es" / "wav.scp")) == 1

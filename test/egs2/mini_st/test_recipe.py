@@ -85,7 +85,7 @@ def test_starting_at_stage_7_decodes_again(recipe, finished):
 
 def test_changed_settings_do_not_reuse_a_trained_phase(recipe, finished):
     error = run(recipe, "--stage", "6", "--stop_stage", "6", "--train_args", "--max_epoch 2", fails=True)
-    assert "was trained with other settings: use --expdir" in error
+    assert "was trained with other settings or data: use --expdir" in error
 
 
 @pytest.mark.parametrize(

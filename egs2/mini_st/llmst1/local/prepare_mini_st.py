@@ -12,6 +12,7 @@ differ; sentence ``number`` of a split is the same in every language.
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import get_context
@@ -138,6 +139,11 @@ def _utterances(corpus: dict[str, list[dict[str, str]]], lang: str, audio_dir: P
 # ---- audio
 
 
+def _ignore_interrupt() -> None:
+    """Ctrl-C is for the parent, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _speak_all(utterances: list[Utterance], seed: int, nj: int, force: bool) -> dict[str, Any]:
     """Make the audio that is missing; what there is of it in the end."""
     lang = utterances[0].lang
@@ -145,7 +151,7 @@ def _speak_all(utterances: list[Utterance], seed: int, nj: int, force: bool) -> 
     wanted = [u for u in utterances if force or not _is_made(u, seed)]
     jobs = [(u, seed) for u in wanted]
     if nj > 1 and len(jobs) > 1:
-        with get_context("fork").Pool(nj) as pool:
+        with get_context("fork").Pool(nj, initializer=_ignore_interrupt) as pool:
             _show(pool.imap_unordered(_speak_one, jobs, chunksize=8), len(jobs), lang)
     else:
         _show(map(_speak_one, jobs), len(jobs), lang)

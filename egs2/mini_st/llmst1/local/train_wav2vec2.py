@@ -10,7 +10,7 @@ import torch
 from tiny_models import new_wav2vec2, wav2vec2_features, wav2vec2_tokenizer
 from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
-from training import read_sets, run_training, train, wer_results
+from training import run_training, train, training_speech, wer_results
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
 from espnet_llmst.cli import run
@@ -53,7 +53,7 @@ def evaluate(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, examples, lang
 def train_one(conf: dict, args, directory: Path) -> list[dict]:
     """Train one model, write it to ``directory`` and return its WER on the held-out sets."""
     name, languages = args.out_dir.name, conf["languages"]
-    examples = read_sets(args.dump_dir, args.splits[0], languages)
+    examples = training_speech(args, languages)
     tokenizer = wav2vec2_tokenizer([text for *_, text in examples], str(directory))
     processor = Wav2Vec2Processor(feature_extractor=wav2vec2_features(), tokenizer=tokenizer)
     model = new_wav2vec2(vocab_size=len(tokenizer), **conf["size"])

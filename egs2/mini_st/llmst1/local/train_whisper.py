@@ -13,7 +13,7 @@ import soundfile
 import torch
 from tiny_models import new_whisper, whisper_features, whisper_tokenizer
 from torch.nn import functional
-from training import read_sets, run_training, train, wer_results
+from training import run_training, train, training_speech, wer_results
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from espnet_llmst.cli import run
@@ -115,7 +115,7 @@ def evaluate(directory: Path, examples, language: str) -> dict:
 def train_one(conf: dict, args, directory: Path) -> list[dict]:
     """Train one model, write it to ``directory`` and return its WER on the held-out sets."""
     name, languages = args.out_dir.name, conf["languages"]
-    examples = read_sets(args.dump_dir, args.splits[0], languages)
+    examples = training_speech(args, languages)
     print(f"{name}: {len(examples)} utterances of {' '.join(languages)}", flush=True)
     tokenizer = whisper_tokenizer((text for *_, text in examples), conf["vocab_size"])
     features = whisper_features(conf["window_seconds"])

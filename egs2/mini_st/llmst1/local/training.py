@@ -13,7 +13,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from espnet_llmst.cli import get_parser
+from espnet_llmst.cli import InputError, get_parser
 from espnet_llmst.datadir.kaldi import read_table, text_files
 
 
@@ -26,6 +26,15 @@ def read_sets(dump_dir: Path, split: str, languages: list[str]) -> list[tuple[st
             for utt, path in read_table(set_dir / "wav.scp").items():
                 found[language, utt] = (language, path, texts[utt])
     return list(found.values())
+
+
+def training_speech(args: argparse.Namespace, languages: list[str]) -> list[tuple[str, str, str]]:
+    """The training utterances of all languages, each of which must be there."""
+    for language in languages:
+        if not read_sets(args.dump_dir, args.splits[0], [language]):
+            place = f"{args.dump_dir}/{args.splits[0]}.{language}-*"
+            raise InputError(f"{place}: no {language} speech; run stages 1 to 3 with --directions {language}-<target>")
+    return read_sets(args.dump_dir, args.splits[0], languages)
 
 
 def held_out(dump_dir: Path, splits: list[str]) -> list[dict[str, str]]:
