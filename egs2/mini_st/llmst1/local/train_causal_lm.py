@@ -119,6 +119,8 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     results = []
     for set_dir in sorted(args.dump_dir.glob(f"{args.splits[2]}.*")):
         direction = set_dir.name.removeprefix(f"{args.splits[2]}.")
+        if not set(parse_direction(direction)) <= set(conf["languages"]):
+            continue
         score = evaluate(decoder, tokenizer, template, translate, set_dir, direction)
         size = len(read_table(set_dir / "utt2spk"))
         results.append(result(name, f"{set_dir.name} from gold transcripts", size, "BLEU", score))
