@@ -1,7 +1,6 @@
 """utils/: the option parser, the job runner, and the Kaldi-named commands."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -270,10 +269,3 @@ def test_a_closed_pipe_is_no_error(tmp_path):
     (tmp_path / "big").write_text("".join(f"u{i} x\n" for i in range(100_000)))
     result = call("bash", "-c", f"{UTILS}/filter_scp.pl big big | head -n 1", cwd=tmp_path)
     assert (result.stdout, result.stderr) == ("u0 x\n", "")
-
-
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
-def test_shellcheck():
-    scripts = [path for path in UTILS.iterdir() if path.name != "run.pl"]
-    result = call("shellcheck", *scripts)
-    assert result.returncode == 0, result.stdout
