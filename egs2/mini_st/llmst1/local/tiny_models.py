@@ -67,23 +67,26 @@ def llama_tokenizer(sentences: Iterable[str], vocab_size: int, directory: str) -
     return tokenizer
 
 
+def causal_lm_settings(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int) -> dict:
+    """What the configs of Llama and Qwen2 share; heads share keys and values in pairs."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": width * 8 // 3,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
 def new_llama(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int) -> LlamaForCausalLM:
-    """A Llama with random weights; heads share keys and values in pairs."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=width * 8 // 3,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads // 2,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    """A Llama with random weights."""
+    return LlamaForCausalLM(LlamaConfig(**causal_lm_settings(tokenizer, width, layers, heads)))
 
 
 def byte_level_bpe(sentences: Iterable[str], vocab_size: int) -> dict:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-from tiny_models import byte_level_bpe
+from tiny_models import byte_level_bpe, causal_lm_settings
 from transformers import (
     MarianConfig,
     MarianMTModel,
@@ -107,19 +107,5 @@ def qwen2_tokenizer(sentences: Iterable[str], vocab_size: int) -> Qwen2Tokenizer
 
 
 def new_qwen2(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int) -> Qwen2ForCausalLM:
-    """A Qwen2 with random weights; heads share keys and values in pairs."""
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=width * 8 // 3,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads // 2,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    """A Qwen2 with random weights."""
+    return Qwen2ForCausalLM(Qwen2Config(**causal_lm_settings(tokenizer, width, layers, heads)))
