@@ -37,7 +37,7 @@ def missing_models(names: list[str]) -> list[str]:
 
 def require_model(name: str) -> None:
     """Refuse a local model directory that is not there (a hub id is left to transformers)."""
-    if not is_hub_id(name) and not is_complete(Path(name)):
+    if missing_models([name]):
         raise InputError(f"{name}: no model there; run stage 4 from the recipe's folder, or correct the path")
 
 

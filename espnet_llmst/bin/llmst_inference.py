@@ -37,11 +37,8 @@ def parse(argv: Sequence[str] | None):
 
 def decode(args) -> None:
     """Decode this job's share into ``<output_dir>/job.<n>``."""
-    from espnet_llmst.inference import (
-        Speech2Text,
-        decode_dir,
-        split_transcripts,
-    )  # late: --help and --merge need no model
+    # Late: --help and --merge need no model.
+    from espnet_llmst.inference import Speech2Text, decode_dir, split_transcripts
 
     for name in ("train_config", "model_file", "data_dir", "direction"):
         if getattr(args, name) is None:
