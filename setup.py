@@ -25,6 +25,7 @@ setup(
         "peft",
         "pyyaml",
         "sacrebleu",
+        "sacremoses",
         "safetensors",
         "sentencepiece",
         "soundfile",

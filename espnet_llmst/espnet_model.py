@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from typeguard import typechecked
 
+from espnet_llmst.cli import InputError
 from espnet_llmst.lora import set_train_mode
 from espnet_llmst.precision import autocast
 
@@ -22,7 +23,7 @@ class ESPnetLLMSTModel(AbsESPnetModel):
     """A language model that reads speech.
 
     Args:
-        encoder: waveform to hidden states.
+        encoder: waveform to hidden states; None, and no postencoder either, for a model that reads text only (mt).
         postencoder: the connector, hidden states to vectors of the language model's width.
         decoder: the language model.
         autocast: "float32", "bfloat16" (mixed precision) or "auto", see `espnet_llmst.precision`.
@@ -34,8 +35,8 @@ class ESPnetLLMSTModel(AbsESPnetModel):
     @typechecked
     def __init__(
         self,
-        encoder: AbsEncoder,
-        postencoder: AbsPostEncoder,
+        encoder: AbsEncoder | None,
+        postencoder: AbsPostEncoder | None,
         decoder: AbsDecoder,
         autocast: str = "float32",
     ) -> None:
@@ -61,7 +62,7 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         """Cross-entropy on the target tokens.
 
         Args:
-            speech: waveforms at 16 kHz (B, S).
+            speech: waveforms at 16 kHz (B, S); a length of 0 means a prompt without speech (mt).
             prefix: prompt tokens before the speech (B, P).
             suffix: prompt tokens after the speech (B, P).
             text: target tokens, the end of sequence included (B, Y).
@@ -84,12 +85,25 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         self, speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths
     ) -> list[torch.Tensor]:
         """Embeddings (L, D) of each utterance's prefix, speech and suffix; arguments as in ``forward``."""
-        states_BTD, lengths_B, _ = self.encoder(speech, speech_lengths)
-        vectors_BTD, lengths_B = self.postencoder(states_BTD, lengths_B)
-        before = _cut(self.decoder.embed(prefix), prefix_lengths)
-        vectors = _cut(vectors_BTD.to(before[0].dtype), lengths_B)
-        after = _cut(self.decoder.embed(suffix), suffix_lengths)
-        return [torch.cat(parts) for parts in zip(before, vectors, after, strict=True)]
+        spoken = speech_lengths.nonzero()[:, 0].tolist()
+        vectors = dict(zip(spoken, self._read_speech(speech[spoken], speech_lengths[spoken]), strict=True))
+        befores = _cut(self.decoder.embed(prefix), prefix_lengths)
+        afters = _cut(self.decoder.embed(suffix), suffix_lengths)
+        prompts = []
+        for row, (before, after) in enumerate(zip(befores, afters, strict=True)):
+            if row in vectors:
+                prompts.append(torch.cat([before, vectors[row].to(before.dtype), after]))
+            else:
+                prompts.append(self.decoder.scale_text(before))
+        return prompts
+
+    def _read_speech(self, speech_BS: torch.Tensor, lengths_B: torch.Tensor) -> list[torch.Tensor]:
+        if not len(lengths_B):
+            return []
+        if self.encoder is None:
+            raise InputError("this model has no encoder: it reads text only, by the task mt")
+        states_BTD, lengths_B, _ = self.encoder(speech_BS, lengths_B)
+        return _cut(*self.postencoder(states_BTD, lengths_B))
 
     def collect_feats(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """The waveform: there is nothing else to collect statistics of."""
@@ -136,8 +150,11 @@ def foundation_names(model: ESPnetLLMSTModel) -> set[str]:
 
 
 def _drop_foundation(model, state_dict, prefix, local_metadata) -> None:
-    for name in foundation_names(model):
-        state_dict.pop(prefix + name, None)
+    frozen = foundation_names(model)
+    for key in list(state_dict):
+        name, dot, _ = key.removeprefix(prefix).partition(".weight.")  # 4-bit weights add keys below their own
+        if (f"{name}.weight" if dot else name) in frozen:
+            del state_dict[key]
 
 
 def _forgive_foundation(model, incompatible) -> None:

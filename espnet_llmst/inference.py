@@ -13,6 +13,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from espnet_llmst.asr import Transcriber
 from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.datadir.kaldi import read_table, text_files
 from espnet_llmst.languages import english_name
@@ -72,7 +73,7 @@ class Speech2Text:
     @torch.inference_mode()
     def __call__(
         self,
-        speech: np.ndarray | Sequence[np.ndarray],
+        speech: np.ndarray | Sequence[np.ndarray] | None,
         task: str = "st",
         src: str = "",
         tgt: str = "",
@@ -81,12 +82,12 @@ class Speech2Text:
         """The n-best of each utterance.
 
         Args:
-            speech: one waveform (S,) at 16 kHz, or a list of them.
-            task: asr, st, smt or srt; the model must have been trained on it.
+            speech: one waveform (S,) at 16 kHz, or a list of them; None for mt.
+            task: asr, st, smt, srt or mt; the model must know it.
             src, tgt: language codes; for asr both are the source.
             transcripts: what is said, for tasks whose prompt shows it.
         """
-        waves = _waveforms(speech)
+        waves = [np.zeros(0)] * len(transcripts or []) if speech is None and task == "mt" else _waveforms(speech)
         for code in (src, tgt):
             english_name(code)  # a missing or unknown language is refused here, by name
         if not waves:
@@ -188,31 +189,45 @@ def decode_dir(
     job: int = 1,
     num_jobs: int = 1,
     shuffle_audio: int | None = None,
-) -> tuple[dict[str, list[Hypothesis]], dict[str, float]]:
+    transcriber: Transcriber | None = None,
+) -> tuple[dict[str, list[Hypothesis]], dict[str, str], dict[str, float]]:
     """Decode this job's share of a formatted data directory.
 
     Args:
         batch_seconds: speech per batch, padding included.
         job: 1-based; jobs take every ``num_jobs``-th utterance.
         shuffle_audio: seed of the control in which each utterance gets another one's audio.
+        transcriber: writes the transcripts that the prompts show (cascade); None takes the set's own.
 
     Returns:
-        The n-best by utterance, and figures: n, speech_seconds, search_seconds.
+        The n-best by utterance, the transcriber's transcripts, and figures: n, speech_seconds, search_seconds.
     """
     waves, samples = read_table(data_dir / "wav.scp"), read_table(data_dir / "utt2num_samples")
     audio_of = other_audio(list(waves), shuffle_audio) if shuffle_audio is not None else {u: u for u in waves}
-    needs_transcript = "{transcript}" in speech2text.preprocess.template.tasks.get(task, {}).get("prompt", "")
-    transcripts = read_table(text_files(data_dir)[src]) if needs_transcript else {}
+    shown = shown_transcripts(speech2text.preprocess.template, task, data_dir, src, transcriber)
     mine = sorted(waves)[job - 1 :: num_jobs]
     sizes = {utt: int(samples[audio_of[utt]]) for utt in mine}
     results: dict[str, list[Hypothesis]] = {}
+    heard: dict[str, str] = {}
     started = time.monotonic()
     with tqdm(total=len(mine), desc=data_dir.name, unit="utt", disable=None) as bar:
         for batch in make_batches(sizes, int(batch_seconds * SAMPLE_RATE)):
             speech = [read_wave(waves[audio_of[utt]], audio_of[utt]) for utt in batch]
-            texts = [transcripts.get(utt, "") for utt in batch]
+            if transcriber:
+                heard |= dict(zip(batch, transcriber(speech, src), strict=True))
+            texts = [(heard if transcriber else shown).get(utt, "") for utt in batch]
             found = speech2text(speech, task, src, src if task == "asr" else tgt, texts)
             results |= dict(zip(batch, found, strict=True))
             bar.update(len(batch))
     seconds = sum(sizes.values()) / SAMPLE_RATE
-    return results, {"n": len(mine), "speech_seconds": seconds, "search_seconds": time.monotonic() - started}
+    return results, heard, {"n": len(mine), "speech_seconds": seconds, "search_seconds": time.monotonic() - started}
+
+
+def shown_transcripts(
+    template: Template, task: str, data_dir: Path, src: str, transcriber: Transcriber | None
+) -> dict[str, str]:
+    """The set's transcripts when the task's prompt shows them and no transcriber is to write them."""
+    shows = "{transcript}" in template.tasks.get(task, {}).get("prompt", "")
+    if transcriber and not shows:
+        raise InputError(f"asr_model: the prompt of '{task}' in {template.path} shows no transcript; decode smt or mt")
+    return read_table(text_files(data_dir)[src]) if shows and not transcriber else {}

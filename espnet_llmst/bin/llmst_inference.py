@@ -1,26 +1,44 @@
-"""Decodes a formatted data directory with a trained phase."""
+"""Decodes formatted data directories with a trained phase."""
 
+import json
 import shlex
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from espnet_llmst.cli import InputError, get_parser, run
 from espnet_llmst.search.output import merge_jobs, write_info, write_results
 from espnet_llmst.train.mixture import parse_direction
 
+SEARCH = ("beam_size", "nbest", "length_penalty", "max_new_tokens", "min_new_tokens", "no_repeat_ngram_size")
+
+
+class Work(NamedTuple):
+    """One set to decode, with the control's seed or None."""
+
+    data_dir: Path
+    direction: str
+    output_dir: Path
+    shuffle_audio: int | None
+
 
 def parse(argv: Sequence[str] | None):
     """Options of the command."""
     parser = get_parser("llmst_inference", __doc__)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--merge", action="store_true", help="Only join the results of finished jobs")
     parser.add_argument("--train_config", type=Path, help="config.yaml of the phase")
     parser.add_argument("--model_file", type=Path, help="Checkpoint of the phase")
     parser.add_argument("--data_dir", type=Path, help="Formatted set (dump/raw/<set>)")
-    parser.add_argument("--task", default="st", choices=["asr", "st", "smt", "srt"])
     parser.add_argument("--direction", help="Source and target language, e.g. fr-en")
+    parser.add_argument(
+        "--decode_list", type=Path, help="Several sets instead: '<data_dir> <direction> <output_dir> [<control seed>]'"
+    )
+    parser.add_argument("--task", default="st", choices=["asr", "st", "smt", "srt", "mt"])
+    parser.add_argument("--asr_model", help="Cascade: transcripts for smt or mt come from this recogniser")
     parser.add_argument("--job", type=int, default=1, help="Number of this job")
     parser.add_argument("--num_jobs", type=int, default=1)
     parser.add_argument("--ngpu", type=int, default=0)
@@ -35,63 +53,96 @@ def parse(argv: Sequence[str] | None):
     return parser.parse_args(argv)
 
 
-def decode(args) -> None:
-    """Decode this job's share into ``<output_dir>/job.<n>``."""
-    # Late: --help and --merge need no model.
-    from espnet_llmst.inference import Speech2Text, decode_dir, split_transcripts
+def work_of(args: Namespace) -> list[Work]:
+    """The sets to decode, each checked before a model is loaded."""
+    if args.decode_list:
+        rows = [line.split() for line in args.decode_list.read_text(encoding="utf-8").splitlines()]
+        works = [Work(Path(row[0]), row[1], Path(row[2]), int(row[3]) if row[3:] else None) for row in rows]
+    else:
+        for name in ("data_dir", "direction", "output_dir"):
+            if getattr(args, name) is None:
+                raise InputError(f"--{name} is required for decoding")
+        works = [Work(args.data_dir, args.direction, args.output_dir, args.shuffle_audio)]
+    for work in works:
+        parse_direction(work.direction)
+        if not (work.data_dir / "wav.scp").is_file():
+            raise InputError(f"{work.data_dir}/wav.scp is missing: give a formatted set (stage 3)")
+    return works
 
-    for name in ("train_config", "model_file", "data_dir", "direction"):
+
+def settings_of(args: Namespace, work: Work) -> dict:
+    """What decides a decode's result: kept in its ``decode.json``."""
+    settings = {name: getattr(args, name) for name in ("task", "asr_model", *SEARCH)}
+    settings |= {"direction": work.direction, "shuffle_audio": work.shuffle_audio, "model_file": str(args.model_file)}
+    return settings | {"model_time": args.model_file.stat().st_mtime_ns}
+
+
+def is_decoded(job_dir: Path, settings: dict) -> bool:
+    """Whether a killed run left this job's finished result there."""
+    info_file = job_dir / "decode.json"
+    if not info_file.exists():
+        return False
+    info = json.loads(info_file.read_text(encoding="utf-8"))
+    return all(info.get(name) == value for name, value in settings.items())
+
+
+def decode(args: Namespace) -> None:
+    """Decode this job's share of each set into ``<output_dir>/job.<n>``."""
+    # Late: --help and --merge need no model.
+    from espnet_llmst.asr import Transcriber
+    from espnet_llmst.inference import Speech2Text
+
+    for name in ("train_config", "model_file"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is required for decoding")
     if not 1 <= args.job <= args.num_jobs:
         raise InputError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
-    src, tgt = parse_direction(args.direction)
-    if not (args.data_dir / "wav.scp").is_file():
-        raise InputError(f"{args.data_dir}/wav.scp is missing: give a formatted set (stage 3)")
+    works, device = work_of(args), "cuda" if args.ngpu else "cpu"
+    search = {name: getattr(args, name) for name in SEARCH}
+    speech2text = Speech2Text(args.train_config, args.model_file, device, **search)
+    transcriber = Transcriber(args.asr_model, device) if args.asr_model else None
+    for work in works:
+        if not is_decoded(work.output_dir / f"job.{args.job}", settings_of(args, work)):
+            decode_set(args, work, speech2text, transcriber)
+
+
+def decode_set(args: Namespace, work: Work, speech2text, transcriber) -> None:
+    """Decode this job's share of one set and write it."""
+    from espnet_llmst.inference import decode_dir, split_transcripts
+
     started = time.monotonic()
-    options = (
-        "beam_size",
-        "nbest",
-        "length_penalty",
-        "max_new_tokens",
-        "min_new_tokens",
-        "no_repeat_ngram_size",
-    )
-    speech2text = Speech2Text(
-        args.train_config,
-        args.model_file,
-        "cuda" if args.ngpu else "cpu",
-        **{name: getattr(args, name) for name in options},
-    )
-    results, figures = decode_dir(
+    src, tgt = parse_direction(work.direction)
+    results, heard, figures = decode_dir(
         speech2text,
-        args.data_dir,
+        work.data_dir,
         args.task,
         src,
         tgt,
         batch_seconds=args.batch_seconds,
         job=args.job,
         num_jobs=args.num_jobs,
-        shuffle_audio=args.shuffle_audio,
+        shuffle_audio=work.shuffle_audio,
+        transcriber=transcriber,
     )
-    job_dir = args.output_dir / f"job.{args.job}"
-    transcripts, figures["malformed"] = None, 0
+    transcripts, figures["malformed"] = heard or None, 0
     if args.task == "srt":
         template = speech2text.preprocess.template
         results, transcripts, figures["malformed"] = split_transcripts(results, template, src, tgt)
+    job_dir = work.output_dir / f"job.{args.job}"
     write_results(job_dir, results, transcripts)
-    info = {"command": shlex.join(["llmst_inference", *sys.argv[1:]]), "set": args.data_dir.name, **figures}
-    info |= {name: getattr(args, name) for name in ("task", "direction", "shuffle_audio", *options)}
-    write_info(job_dir, info | {"model_file": str(args.model_file), "wall_seconds": time.monotonic() - started})
+    info = {"command": shlex.join(["llmst_inference", *sys.argv[1:]]), "set": work.data_dir.name, **figures}
+    write_info(job_dir, info | settings_of(args, work) | {"wall_seconds": time.monotonic() - started})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Decode one job, or join all."""
     args = parse(argv)
-    if args.merge:
+    if not args.merge:
+        decode(args)
+    elif args.output_dir:
         merge_jobs(args.output_dir, args.num_jobs)
     else:
-        decode(args)
+        raise InputError("--output_dir is required for --merge")
 
 
 if __name__ == "__main__":

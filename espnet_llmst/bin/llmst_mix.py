@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from espnet_llmst.cli import InputError, get_parser, read_yaml, run
@@ -50,6 +51,8 @@ def mix(args) -> None:
     tokenizer = load_tokenizer(settings["decoder_conf"]["model"], settings["decoder_conf"].get("added_tokens", ()))
     parts = expand_mixture(settings["mixture"], args.directions)
     for role, split in zip(("train", "valid"), args.splits, strict=True):
+        if role == "valid":  # validated on the whole split
+            parts = list(dict.fromkeys(replace(part, hours=None, every=1) for part in parts))
         counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role)
         for part, count in counts.items():
             print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples")

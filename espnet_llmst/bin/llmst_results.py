@@ -14,6 +14,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--expdir", default="exp", help="experiment directory of the recipe")
     p.add_argument("--methods", nargs="+", help="only these folders of --expdir")
     p.add_argument("--command", help="what made the experiments (default: this command)")
+    p.add_argument("--tables", nargs="*", default=[], metavar="YAML", help="conf/paper/*.yaml, for RESULTS.md")
     p.add_argument("--out", metavar="MD", help="RESULTS.md to write; default: only print")
     return p
 
@@ -21,7 +22,7 @@ def parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     command = args.command or shlex.join(["llmst_results", *(sys.argv[1:] if argv is None else argv)])
-    experiments = write_results(args.expdir, args.out, command=command, methods=args.methods)
+    experiments = write_results(args.expdir, args.out, command=command, methods=args.methods, tables=args.tables)
     if experiments:
         print(format_table(experiments))
     return 0

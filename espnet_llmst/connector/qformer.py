@@ -34,12 +34,6 @@ class QFormerConnector(AbsPostEncoder):
         layer_norm: normalise the vectors given to the language model.
         activation: of the feed-forward layers, as transformers names it.
         dropout: of states and attention.
-        attend_padding: attend every frame the encoder gives, also beyond the utterance's end (LLM-SRT, whose
-            encoder gives 30 s for each). A row of a batch then equals the utterance alone only if the
-            encoder gives equally many frames for every batch.
-
-    Raises:
-        InputError: an unknown ``query_init`` or ``head``.
     """
 
     @typechecked
@@ -58,7 +52,6 @@ class QFormerConnector(AbsPostEncoder):
         layer_norm: bool = True,
         activation: str = "gelu",
         dropout: float = 0.1,
-        attend_padding: bool = False,
     ) -> None:
         super().__init__()
         config = Blip2QFormerConfig(
@@ -76,7 +69,6 @@ class QFormerConnector(AbsPostEncoder):
         self.qformer = Blip2QFormerModel(config)
         self.head = _head(head, width, output_size)
         self.norm = torch.nn.LayerNorm(output_size, eps=1e-5) if layer_norm else torch.nn.Identity()
-        self.attend_padding = attend_padding
         self.width_out = output_size
 
     def output_size(self) -> int:
@@ -85,7 +77,7 @@ class QFormerConnector(AbsPostEncoder):
 
     def forward(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States (B, T, D) and lengths (B,) to vectors (B, Q, output size) and lengths (B,), all Q."""
-        mask_BT = None if self.attend_padding else frame_mask(input_lengths, input.size(1))
+        mask_BT = frame_mask(input_lengths, input.size(1))
         hidden_BQD = self.qformer(
             query_embeds=self.query.expand(len(input), -1, -1),
             encoder_hidden_states=input.to(self.query.dtype),

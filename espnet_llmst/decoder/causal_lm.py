@@ -3,14 +3,16 @@
 Shapes: B batch, L prompt length, Y target length, D width, N target tokens of the batch, V vocabulary.
 """
 
+import importlib.util
 from collections.abc import Sequence
 
 import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from typeguard import typechecked
 
+from espnet_llmst.cli import InputError
 from espnet_llmst.foundation import require_model
 from espnet_llmst.lora import add_lora
 from espnet_llmst.prompt import load_tokenizer
@@ -26,6 +28,11 @@ class CausalLMDecoder(AbsDecoder):
         added_tokens: special tokens for prompts, e.g. around the speech (LST). They have a table of their
             own, ``decoder.added`` in ``trainable:``, and start as the mean embedding; the model never
             writes them.
+        quantize: "nf4" keeps the frozen linear layers in 4 bits, doubly quantised, and computes in ``dtype``
+            (QLoRA; LLaST's code). Needs the package bitsandbytes; trains through ``lora`` only.
+
+    Raises:
+        InputError: no model there, an unknown ``quantize``, or bitsandbytes is missing.
     """
 
     @typechecked
@@ -35,10 +42,13 @@ class CausalLMDecoder(AbsDecoder):
         lora: dict | None = None,
         dtype: str = "float32",
         added_tokens: Sequence[str] | None = None,
+        quantize: str | None = None,
     ) -> None:
         super().__init__()
         require_model(model)
-        self.lm = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        self.lm = AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, dtype), quantization_config=quantization(quantize, dtype)
+        )
         self.added = None
         if added_tokens:
             self.first_added = len(load_tokenizer(model))
@@ -61,6 +71,10 @@ class CausalLMDecoder(AbsDecoder):
         embeds = table(ids.masked_fill(ours, 0))
         added = self.added((ids - self.first_added).clamp(min=0))
         return torch.where(ours[..., None], added.to(embeds.dtype), embeds)
+
+    def scale_text(self, prompt_LD: torch.Tensor) -> torch.Tensor:
+        """Embeddings of a prompt without speech as the model reads its own text: the same."""
+        return prompt_LD
 
     def forward(
         self, hs_pad: torch.Tensor, hlens: torch.Tensor, ys_in_pad: torch.Tensor, ys_in_lens: torch.Tensor
@@ -97,3 +111,19 @@ class CausalLMDecoder(AbsDecoder):
             embeds_BLD[row, length - len(prompt) :] = prompt
             mask_BL[row, length - len(prompt) :] = 1
         return self.lm.generate(inputs_embeds=embeds_BLD, attention_mask=mask_BL, generation_config=config)
+
+
+def quantization(kind: str | None, dtype: str) -> BitsAndBytesConfig | None:
+    """transformers' settings for ``quantize:``, None for none; raises InputError, see `CausalLMDecoder`."""
+    if kind is None:
+        return None
+    if kind != "nf4":
+        raise InputError(f"decoder_conf.quantize: '{kind}' must be nf4 or null")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("decoder_conf.quantize: nf4 needs bitsandbytes: pip install bitsandbytes, or set it to null")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )

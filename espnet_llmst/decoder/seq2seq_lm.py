@@ -6,7 +6,7 @@ Shapes: B batch, L prompt length, Y target length, D width, N target tokens of t
 import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 from typeguard import typechecked
 
@@ -25,18 +25,31 @@ class Seq2SeqLMDecoder(AbsDecoder):
             embeddings of the text encoder, unscaled, after an embedded text prefix if the prompt has one.
         lora: ``{r, alpha, dropout, targets}``, see `espnet_llmst.lora.add_lora`; None for none.
         dtype: of the weights.
+        random_init: take the model's shape only and start from random weights, for a baseline without a
+            foundation model; what is used of it must be trained.
 
     Raises:
         InputError: an unknown ``entry``.
     """
 
     @typechecked
-    def __init__(self, model: str, entry: str = "encoder", lora: dict | None = None, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        model: str,
+        entry: str = "encoder",
+        lora: dict | None = None,
+        dtype: str = "float32",
+        random_init: bool = False,
+    ) -> None:
         super().__init__()
         if entry not in ("encoder", "decoder"):
             raise InputError(f"decoder_conf.entry: '{entry}' must be encoder (ECED) or decoder (ECD)")
         require_model(model)
-        self.lm = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        if random_init:
+            config = AutoConfig.from_pretrained(model)
+            self.lm = AutoModelForSeq2SeqLM.from_config(config, dtype=getattr(torch, dtype))
+        else:
+            self.lm = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self.entry = entry
         if lora:
             add_lora(self.lm, **lora)
@@ -49,6 +62,16 @@ class Seq2SeqLMDecoder(AbsDecoder):
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (...) to embeddings (..., D)."""
         return self.lm.get_input_embeddings()(ids)
+
+    def scale_text(self, prompt_LD: torch.Tensor) -> torch.Tensor:
+        """Embeddings of a prompt without speech as the text encoder reads its own text: scaled, with Marian.
+
+        Raises:
+            InputError: with ``entry: decoder``, where the text encoder is not used.
+        """
+        if self.entry == "decoder":
+            raise InputError("decoder_conf.entry: decoder reads no text; the task mt needs entry: encoder")
+        return prompt_LD * getattr(self.lm.get_encoder(), "embed_scale", 1.0)
 
     def _states(self, prompts_BLD: torch.Tensor, lengths_B: torch.Tensor) -> tuple[BaseModelOutput, torch.Tensor]:
         mask_BL = (torch.arange(prompts_BLD.size(1), device=lengths_B.device) < lengths_B[:, None]).long()

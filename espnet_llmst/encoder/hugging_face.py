@@ -26,6 +26,8 @@ class HuggingFaceEncoder(AbsEncoder):
         pad_to_30s: Whisper only: pad each utterance to the checkpoint's own window (30 s for the published
             models) and attend to all of it, as published; the output is cut to the real length (LLaST
             section 2). Otherwise encode just the utterance: several times less work.
+        attend_padding: with ``pad_to_30s``: give all states of the window to the connector, those of the padding
+            too, so every utterance has the same number (LLM-SRT: 1,500).
         layer: take the states after so many layers (0: what enters the first), before any final
             normalisation, and leave the later ones out; None for the model's output.
         lora: ``{r, alpha, dropout, targets}``, see `espnet_llmst.lora.add_lora`; None for none.
@@ -40,6 +42,7 @@ class HuggingFaceEncoder(AbsEncoder):
         self,
         model: str,
         pad_to_30s: bool = False,
+        attend_padding: bool = False,
         layer: int | None = None,
         lora: dict | None = None,
         dtype: str = "float32",
@@ -53,7 +56,11 @@ class HuggingFaceEncoder(AbsEncoder):
         if self.features.sampling_rate != 16000:
             raise InputError(f"encoder_conf.model={model}: reads {self.features.sampling_rate} Hz; speech is 16000 Hz")
         self.encoder = load_encoder(model, getattr(torch, dtype))
-        self.pad_to_30s = pad_to_30s
+        if attend_padding and not pad_to_30s:
+            raise InputError(
+                "encoder_conf.attend_padding: needs pad_to_30s: true, else there is no padding to attend to"
+            )
+        self.pad_to_30s, self.attend_padding = pad_to_30s, attend_padding
         if layer is not None:
             stack = self.encoder if self.is_whisper else self.encoder.encoder
             cut_layers(stack, layer, self.is_whisper or config.do_stable_layer_norm)
@@ -69,7 +76,9 @@ class HuggingFaceEncoder(AbsEncoder):
         trains = any(p.requires_grad for p in self.encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             if self.is_whisper:
-                hidden_BTD, lengths_B = whisper.states(self.encoder, self.features, xs_pad, ilens, self.pad_to_30s)
+                hidden_BTD, lengths_B = whisper.states(
+                    self.encoder, self.features, xs_pad, ilens, self.pad_to_30s, self.attend_padding
+                )
             else:
                 hidden_BTD, lengths_B = wav2vec2.states(self.encoder, self.features.do_normalize, xs_pad, ilens)
         return hidden_BTD, lengths_B, None

@@ -59,8 +59,12 @@ def states(
     speech_BS: torch.Tensor,
     num_samples_B: torch.Tensor,
     pad_to_window: bool,
+    keep_window: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waveforms to states (B, T, D) and their lengths (B,), cut to the longest utterance of the batch."""
+    """Waveforms to states (B, T, D) and their lengths (B,).
+
+    Cut to the longest utterance of the batch, or with ``keep_window`` the whole window for each.
+    """
     window_frames = encoder.max_source_positions
     lengths_B = frame_lengths(num_samples_B, features.hop_length, window_frames)
     longest = int(lengths_B.max())
@@ -69,4 +73,6 @@ def states(
     with torch.autocast(speech_BS.device.type, enabled=False):
         mel_BMF = log_mel(speech_BS, num_frames, filters, features.n_fft, features.hop_length)
     hidden_BTD = encode(encoder, mel_BMF.to(encoder.conv1.weight.dtype), None if pad_to_window else lengths_B)
+    if keep_window:
+        return hidden_BTD, torch.full_like(lengths_B, window_frames)
     return hidden_BTD[:, :longest], lengths_B

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+from pathlib import Path
 
+import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
@@ -14,11 +16,14 @@ from espnet2.train.trainer import Trainer
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
+from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
+from espnet_llmst.cli import InputError
 from espnet_llmst.connector.conv_linear import ConvLinearConnector
 from espnet_llmst.connector.mlp import MLPConnector
 from espnet_llmst.connector.qformer import QFormerConnector
 from espnet_llmst.connector.subsampler_transformer import SubsamplerTransformerConnector
+from espnet_llmst.datadir.kaldi import atomic_write
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder
@@ -34,6 +39,7 @@ encoder_choices = ClassChoices(
     classes={"hugging_face": HuggingFaceEncoder, "espnet_asr": ESPnetASREncoder},
     type_check=AbsEncoder,
     default="hugging_face",
+    optional=True,
 )
 postencoder_choices = ClassChoices(
     "postencoder",
@@ -45,6 +51,7 @@ postencoder_choices = ClassChoices(
     },
     type_check=AbsPostEncoder,
     default="mlp",
+    optional=True,
 )
 decoder_choices = ClassChoices(
     "decoder",
@@ -101,14 +108,31 @@ class LLMSTTask(AbsTask):
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetLLMSTModel:
         """The joined model with exactly ``args.trainable`` receiving gradients."""
-        encoder = encoder_choices.get_class(args.encoder)(**args.encoder_conf)
         decoder = decoder_choices.get_class(args.decoder)(**args.decoder_conf)
-        postencoder = postencoder_choices.get_class(args.postencoder)(
-            input_size=encoder.output_size(), output_size=decoder.hidden_size, **args.postencoder_conf
-        )
+        encoder, postencoder = None, None
+        if (args.encoder is None) != (args.postencoder is None):
+            raise InputError("encoder and postencoder: give both, or null for both (a model that reads text only)")
+        if args.encoder is not None:
+            encoder = encoder_choices.get_class(args.encoder)(**args.encoder_conf)
+            postencoder = postencoder_choices.get_class(args.postencoder)(
+                input_size=encoder.output_size(), output_size=decoder.hidden_size, **args.postencoder_conf
+            )
         model = ESPnetLLMSTModel(encoder, postencoder, decoder, **args.model_conf)
         set_trainable(model, args.trainable)
         return model
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Training; a phase with nothing to train leaves its settings and an empty checkpoint (zero-shot)."""
+        if args.trainable:
+            return super().main_worker(args)
+        cls.build_model(args)  # settings that fit no model are refused here
+        directory = Path(args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(directory / "config.yaml") as file:
+            yaml_no_alias_safe_dump(vars(args), file, indent=4, sort_keys=False)
+        for criterion in args.best_model_criterion:
+            torch.save({}, directory / f"{'.'.join(criterion[:2])}.best.pth")
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model):

@@ -1,5 +1,6 @@
 """A phase's training data: the tasks and directions of its ``mixture:`` materialised from formatted sets."""
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,16 +8,23 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import read_table, text_files, write_table
 from espnet_llmst.prompt import TASKS, Template, render_target
 
+SAMPLE_RATE = 16000
 MIX_FILES = ("wav.scp", "text", "utt2task", "utt2num_samples", "transcript")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One task on one direction; ``tgt`` equals ``src`` for asr."""
+    """One task on one direction; ``tgt`` equals ``src`` for asr.
+
+    ``hours`` keeps a subset of whole speakers (see `choose_utterances`), ``every`` each n-th of what is left;
+    both thin out training data only.
+    """
 
     task: str
     src: str
     tgt: str
+    hours: float | None = None
+    every: int = 1
 
 
 def parse_direction(direction: str) -> tuple[str, str]:
@@ -38,14 +46,19 @@ def expand_mixture(mixture: list[dict], directions: list[str]) -> list[Part]:
     parts = []
     for entry in mixture:
         entry = entry if isinstance(entry, dict) else {"task": entry, "": None}
-        task, unknown = entry.get("task"), set(entry) - {"task", "directions", "langs"}
+        task, unknown = entry.get("task"), set(entry) - {"task", "directions", "langs", "hours", "every"}
         if task not in TASKS or unknown:
-            raise InputError(f"mixture: {entry} needs a task of {', '.join(TASKS)}, and directions or langs")
+            raise InputError(
+                f"mixture: {entry} needs a task of {', '.join(TASKS)}, and directions or langs, hours, every"
+            )
+        hours, every = entry.get("hours"), entry.get("every", 1)
+        if not (hours is None or hours > 0) or not (isinstance(every, int) and every > 0):
+            raise InputError(f"mixture: {entry}: hours must be above 0 and every a whole number above 0")
         pairs = [parse_direction(d) for d in entry.get("directions", directions)]
         if task == "asr":
             langs = entry.get("langs", [src for src, _ in pairs])
             pairs = [(lang, lang) for lang in langs]
-        parts += [Part(task, src, tgt) for src, tgt in pairs]
+        parts += [Part(task, src, tgt, hours, every) for src, tgt in pairs]
     if not parts:
         raise InputError("mixture: no task; add e.g. '- {task: st}' to the phase's YAML")
     return list(dict.fromkeys(parts))
@@ -86,9 +99,32 @@ def _read_text(set_dir: Path, lang: str) -> dict[str, str]:
     return read_table(files[lang])
 
 
+def choose_utterances(utt2spk: dict[str, str], samples: dict[str, str], hours: float, seed: int = 0) -> set[str]:
+    """A subset of so many hours: all of one speaker (video, talk) after another, in an order drawn by ``seed``.
+
+    The last speaker is cut where the hours are full, so a smaller subset lies within every larger one.
+    """
+    speakers = sorted(set(utt2spk.values()))
+    random.Random(seed).shuffle(speakers)
+    rank = {speaker: number for number, speaker in enumerate(speakers)}
+    room, chosen = hours * 3600 * SAMPLE_RATE, set()
+    for utt in sorted(utt2spk, key=lambda utt: (rank[utt2spk[utt]], utt)):
+        room -= int(samples[utt])
+        if room < 0:
+            break
+        chosen.add(utt)
+    return chosen
+
+
 def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[str, str]]:
     """Tables of one part, by file name; ids are ``<task>.<src>-<tgt>.<utt>``."""
     wavs, samples = read_table(set_dir / "wav.scp"), read_table(set_dir / "utt2num_samples")
+    if part.hours is not None:
+        chosen = choose_utterances(read_table(set_dir / "utt2spk"), samples, part.hours)
+        wavs = {utt: wav for utt, wav in wavs.items() if utt in chosen}
+    wavs = dict(list(wavs.items())[:: part.every])
+    if not wavs:
+        raise InputError(f"{set_dir}: mixture: no utterance fits into hours: {part.hours}; give more")
     transcripts = _read_text(set_dir, part.src)
     translations = _read_text(set_dir, part.tgt)
     shows_transcript = "{transcript}" in template.tasks.get(part.task, {}).get("prompt", "")
@@ -112,6 +148,8 @@ def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[st
 
 def make_mix(dump_dir: Path, split: str, parts: list[Part], template: Template, out_dir: Path) -> dict[Part, int]:
     """Write the tables of all parts to ``out_dir``; returns the number of examples of each part.
+
+    mt needs no audio: its examples keep their ``wav.scp`` line for ESPnet's sake, the preprocessor drops the samples.
 
     ``transcript`` is written when a prompt shows it; then it covers every example (ESPnet wants equal ids).
     """

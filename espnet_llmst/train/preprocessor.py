@@ -40,12 +40,12 @@ class LLMSTPreprocessor:
                 ``transcript`` for tasks that show it to the model.
 
         Returns:
-            ``speech`` float32 (S,), ``prefix``, ``suffix`` and (with a target) ``text`` as int64 ids.
+            ``speech`` float32 (S,), empty for mt; ``prefix``, ``suffix`` and (with a target) ``text`` as int64 ids.
         """
         task, src, tgt = data["task"].split()
         sides = render_prompt(self.template, self.tokenizer, task, src, tgt, data.get("transcript", ""))
         prefix, suffix = encode_prompt(self.tokenizer, *sides)
-        speech = np.asarray(data["speech"], dtype=np.float32)
+        speech = np.asarray(data["speech"] if task != "mt" else [], dtype=np.float32)
         arrays = {
             "speech": speech.mean(1) if speech.ndim == 2 else speech,
             "prefix": np.array(prefix, dtype=np.int64),

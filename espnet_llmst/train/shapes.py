@@ -24,7 +24,8 @@ def write_shapes(mix_dir: Path, out_dir: Path, template: Template, tokenizer) ->
         if key not in prompt_sizes:
             sides = render_prompt(template, tokenizer, *key[0].split(), key[1])
             prompt_sizes[key] = sum(map(len, encode_prompt(tokenizer, *sides)))
-        frames[uid] = max(1, int(samples[uid]) // SAMPLES_PER_FRAME)
+        reads_speech = not tasks[uid].startswith("mt ")
+        frames[uid] = max(1, int(samples[uid]) // SAMPLES_PER_FRAME if reads_speech else 1)
         tokens[uid] = prompt_sizes[key] + len(encode_target(tokenizer, text))
     out_dir.mkdir(parents=True, exist_ok=True)
     write_table(out_dir / "speech_shape", {uid: str(n) for uid, n in frames.items()})

@@ -130,3 +130,27 @@ def test_bfloat16_autocast_is_close_to_float32(build_model, batch):
     exact = build_model().eval()(**batch)[0]
     mixed = build_model(model_conf={"autocast": "bfloat16"}).eval()(**batch)[0]
     assert mixed != exact and abs(mixed - exact) < 0.05
+
+
+def silence(batch, rows):
+    """The batch with the speech of some rows taken away: prompts of the task mt."""
+    lengths = batch["speech_lengths"].clone()
+    lengths[rows] = 0
+    return batch | {"speech_lengths": lengths}
+
+
+def test_prompts_without_speech_mix_with_those_that_have_it(build_model, batch):
+    model = build_model().eval()
+    mixed = model.embed_prompts(*_args(silence(batch, [1])))
+    spoken = model.embed_prompts(*_args(batch))
+    torch.testing.assert_close(mixed[0], spoken[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mixed[1], model.decoder.embed(row(batch, 1)["prefix"])[0])
+
+
+def test_a_model_without_encoder_reads_text_and_refuses_speech(build_model, batch):
+    model = build_model(encoder=None, postencoder=None, trainable=["decoder.lora"]).eval()
+    assert model.encoder is None and torch.isfinite(model(**silence(batch, [0, 1, 2]))[0])
+    with pytest.raises(InputError, match="reads text only"):
+        model(**batch)
+    with pytest.raises(InputError, match="give both, or null for both"):
+        build_model(encoder=None)

@@ -8,12 +8,14 @@ import soundfile
 import torch
 import yaml
 
+from espnet_llmst.asr import Transcriber
 from espnet_llmst.bin import llmst_inference
 from espnet_llmst.cli import InputError, run
 from espnet_llmst.datadir.kaldi import read_table
 from espnet_llmst.inference import Speech2Text, load_model, make_batches, other_audio, split_transcripts
 from espnet_llmst.prompt import Template
 from espnet_llmst.search.hypothesis import Hypothesis
+from espnet_llmst.tasks.llmst import LLMSTTask
 
 
 @pytest.fixture
@@ -129,3 +131,70 @@ def test_srt_outputs_are_taken_apart_and_malformed_ones_counted():
     assert {utt: nbest[0].text for utt, nbest in translations.items()} == {"a": "The train", "b": "", "c": ""}
     assert transcripts == {"a": "Le train", "b": "Le train <|fra|> The train", "c": ""} and malformed == 1
     assert translations["a"][0].score == -0.5
+
+
+def text_experiment(experiment, task_config, **changes):
+    """A model that reads text only, zero-shot, as stage 6 leaves it."""
+    prompt = experiment / "mt.yaml"
+    prompt.write_text('tasks: {mt: {prompt: "{transcript}", target: "{translation}"}}')
+    settings = {**task_config, "encoder": None, "postencoder": None, "trainable": [], "prompt": str(prompt)}
+    phase = experiment / "phase.yaml"
+    phase.write_text(yaml.safe_dump({**settings, "best_model_criterion": [["valid", "loss", "min"]], **changes}))
+    out = experiment / "text"
+    LLMSTTask.main(cmd=["--config", str(phase), "--output_dir", str(out), "--ngpu", "0"])
+    return out
+
+
+def test_zero_shot_translation_of_text_equals_transformers(experiment, task_config, marian_dir, dump_dir, tmp_path):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    conf = {"decoder": "seq2seq_lm", "decoder_conf": {"model": marian_dir}}
+    out = text_experiment(experiment, task_config, **conf)
+    (experiment / "mt.yaml").write_text('tasks: {mt: {prompt: "{transcript}</s>", target: "{translation}"}}')
+    speech2text = Speech2Text(out / "config.yaml", out / "valid.loss.best.pth", beam_size=3, max_new_tokens=9)
+    found = speech2text(None, "mt", "fr", "en", ["Le train part à sept heures.", "La gare ?"])
+    tokenizer, plain = AutoTokenizer.from_pretrained(marian_dir), AutoModelForSeq2SeqLM.from_pretrained(marian_dir)
+    for text, nbest in zip(["Le train part à sept heures.", "La gare ?"], found, strict=True):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        expected = plain.generate(ids, num_beams=3, max_new_tokens=9, max_length=None)[0, 1:].tolist()
+        assert nbest[0].ids == [i for i in expected if i != tokenizer.eos_token_id]
+
+
+def test_cascade_gives_the_recognisers_words_to_the_model(experiment, task_config, whisper_dir, dump_dir, tmp_path):
+    out, set_dir = text_experiment(experiment, task_config), dump_dir / "train.fr-en"
+    command = ["--train_config", f"{out}/config.yaml", "--model_file", f"{out}/valid.loss.best.pth", "--task", "mt"]
+    command += ["--data_dir", str(set_dir), "--direction", "fr-en", "--max_new_tokens", "5"]
+    llmst_inference.main([*command, "--output_dir", str(tmp_path / "gold")])
+    llmst_inference.main([*command, "--output_dir", str(tmp_path / "cascade"), "--asr_model", whisper_dir])
+    heard = read_table(tmp_path / "cascade/job.1/1best_recog/transcript", allow_empty=True)
+    waves = {utt: soundfile.read(path, dtype="float32")[0] for utt, path in read_table(set_dir / "wav.scp").items()}
+    assert heard == {utt: Transcriber(whisper_dir)([wave], "fr")[0] for utt, wave in waves.items()}
+    assert not (tmp_path / "gold/job.1/1best_recog/transcript").exists()
+    speech2text = Speech2Text(out / "config.yaml", out / "valid.loss.best.pth", max_new_tokens=5)
+    again = {utt: speech2text(None, "mt", "fr", "en", [text])[0][0].text for utt, text in heard.items()}
+    assert read_table(tmp_path / "cascade/job.1/1best_recog/text", allow_empty=True) == again
+
+
+def test_a_list_of_sets_is_decoded_with_one_model_and_continued(experiment, dump_dir, tmp_path, monkeypatch):
+    rows = [f"{dump_dir}/train.fr-en fr-en {tmp_path}/a", f"{dump_dir}/train.fr-en fr-en {tmp_path}/b 1"]
+    (tmp_path / "list").write_text("\n".join(rows) + "\n")
+    command = ["--train_config", f"{experiment}/config.yaml", "--model_file", f"{experiment}/model.pth"]
+    command += ["--decode_list", str(tmp_path / "list"), "--beam_size", "2", "--max_new_tokens", "8"]
+    llmst_inference.main(command)
+    decode(experiment, dump_dir / "train.fr-en", tmp_path / "c", "--shuffle_audio", "1")
+    names = [f"{x}/job.1/1best_recog/text" for x in "abc"]
+    a, b, c = ((tmp_path / name).read_text() for name in names)
+    assert b == c != a
+    (tmp_path / names[0]).write_text("kept")
+    (tmp_path / "b/job.1/decode.json").unlink()
+    llmst_inference.main(command)
+    assert (tmp_path / names[0]).read_text() == "kept" and (tmp_path / "b/job.1/decode.json").exists()
+    llmst_inference.main([*command, "--beam_size", "1"])
+    assert (tmp_path / names[0]).read_text() != "kept"
+
+
+def test_a_cascade_needs_a_prompt_that_shows_the_transcript(experiment, dump_dir, whisper_dir, wav2vec2_dirs, tmp_path):
+    with pytest.raises(InputError, match="shows no transcript; decode smt or mt"):
+        decode(experiment, dump_dir / "train.fr-en", tmp_path / "out", "--asr_model", whisper_dir)
+    with pytest.raises(InputError, match="'hubert' writes no text"):
+        Transcriber(wav2vec2_dirs["hubert"])

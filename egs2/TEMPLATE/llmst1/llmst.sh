@@ -222,6 +222,9 @@ if in_range 6 "${skip_train}"; then
         fi
         previous=${dir}
         if [ -n "${phase}" ] && [ "${phase}" != "${name}" ]; then continue; fi
+        if [ -n "${from}" ] && [ "${from}" != null ] && [ ! -e "${from}" ]; then
+            fail "${config}: init_from: ${from} is missing; train that phase first"
+        fi
         [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
         inputs=("${config}" "${dir}/stats/.done")
         if [ -e "${from}" ]; then inputs+=("${from}"); fi
@@ -260,18 +263,25 @@ task_of() { # phase: the task by which it is tested
         tool llmst_mix --list_task --train_config "conf/${method}/$1.yaml" --directions "${direction_list[@]}"
     fi
 }
-decode() { # phase task set direction dir [option...]
-    local name=$1 task=$2 set=$3 direction=$4 dir=$5 gpu
-    shift 5
-    gpu=$(if "${gpu_inference}"; then echo 1; else echo 0; fi)
-    # shellcheck disable=SC2086
-    ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "${dir}/log/decode.JOB.log" \
-        "${python}" -m espnet_llmst.bin.llmst_inference --config "${inference_config}" --ngpu "${gpu}" \
-        --train_config "${expdir}/${method}/${name}/config.yaml" \
-        --model_file "${expdir}/${method}/${name}/${inference_model}" \
-        --data_dir "${dumpdir}/raw/${set}" --task "${task}" --direction "${direction}" \
-        --output_dir "${dir}" --job JOB --num_jobs "${inference_nj}" "$@" ${inference_args}
-    tool llmst_inference --merge --output_dir "${dir}" --num_jobs "${inference_nj}"
+source_of() { # direction: its source language, with a region in capitals
+    [[ $1 =~ ^([a-z_]+(-[A-Z]+)?)-(.+)$ ]] || fail "direction '$1' is not source-target"
+    echo "${BASH_REMATCH[1]}"
+}
+sets_to_decode() { # task: lines of set and direction; transcription is tested once for each source language
+    local test direction seen
+    for test in "${test_list[@]}"; do
+        seen=
+        for direction in "${direction_list[@]}"; do
+            if [ "$1" = asr ] && [[ " ${seen} " == *" $(source_of "${direction}") "* ]]; then continue; fi
+            seen+=" $(source_of "${direction}")"
+            echo "${test}.${direction} ${direction}"
+        done
+    done
+}
+controls_of() { # task: kinds of audio to decode with
+    echo own
+    # Text from gold transcripts hears nothing.
+    if "${shuffled_control}" && { [ "$1" != mt ] || grep -q '^asr_model:' "${inference_config}"; }; then echo shuffled; fi
 }
 
 if in_range 7 "${skip_eval}"; then
@@ -280,34 +290,44 @@ if in_range 7 "${skip_eval}"; then
         [ -e "${model}" ] || fail "${model} is missing: run stage 6 first"
         task=$(task_of "${name}")
         key="$(cat "${inference_config}" "${model}" | sha256sum)-${inference_args}-${task}"
-        for test in "${test_list[@]}"; do
-            for direction in "${direction_list[@]}"; do
-                set=${test}.${direction}
-                dir=$(decode_dir "${name}" "${set}")
-                for control in "" $(if "${shuffled_control}"; then echo shuffled; fi); do
-                    out=${dir}${control:+/${control}}
-                    # A run that begins here was started to decode: finished work is done again.
-                    if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
-                    if finished "${out}/.done" "${key}"; then
-                        log "stage 7: ${out} is ready"
-                        continue
-                    fi
-                    rm -f "${out}/.done"
-                    log "stage 7: decoding ${set} ${control:+with ${control} audio }into ${out}"
-                    # shellcheck disable=SC2046
-                    decode "${name}" "${task}" "${set}" "${direction}" "${out}" \
-                        $(if [ -n "${control}" ]; then echo "--shuffle_audio ${control_seed}"; fi)
-                    mark "${out}/.done" "${key}"
-                done
+        list=$(decode_dir "${name}" decode_list)
+        todo=
+        while read -r set direction; do
+            for control in $(controls_of "${task}"); do
+                out=$(decode_dir "${name}" "${set}")
+                if [ "${control}" = shuffled ]; then out=${out}/shuffled; fi
+                # A run that begins here was started to decode: finished work is done again.
+                if [ "${stage}" -eq 7 ] || "${force}"; then rm -rf "${out}/.done" "${out}"/job.*; fi
+                if finished "${out}/.done" "${key}"; then
+                    log "stage 7: ${out} is ready"
+                    continue
+                fi
+                rm -f "${out}/.done"
+                log "stage 7: to decode: ${out}"
+                todo+="${dumpdir}/raw/${set} ${direction} ${out} $(if [ "${control}" = shuffled ]; then echo "${control_seed}"; fi)"$'\n'
             done
-        done
+        done < <(sets_to_decode "${task}")
+        [ -n "${todo}" ] || continue
+        mkdir -p "$(dirname "${list}")"
+        printf '%s' "${todo}" > "${list}"
+        gpu=$(if "${gpu_inference}"; then echo 1; else echo 0; fi)
+        log "stage 7: decoding; the log is $(dirname "${list}")/log/decode.*.log"
+        # shellcheck disable=SC2086
+        ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "$(dirname "${list}")/log/decode.JOB.log" \
+            "${python}" -m espnet_llmst.bin.llmst_inference --config "${inference_config}" --ngpu "${gpu}" \
+            --train_config "${expdir}/${method}/${name}/config.yaml" --model_file "${model}" --task "${task}" \
+            --decode_list "${list}" --job JOB --num_jobs "${inference_nj}" ${inference_args}
+        while read -r _ _ out _; do
+            tool llmst_inference --merge --output_dir "${out}" --num_jobs "${inference_nj}"
+            mark "${out}/.done" "${key}"
+        done < "${list}"
     done
 fi
 
 score() { # decode_dir set direction out kind hypotheses
-    [[ $3 =~ ^([a-z_]+(-[A-Z]+)?)-(.+)$ ]] || fail "direction '$3' is not source-target"
-    local target=${BASH_REMATCH[3]}
-    if [ "$5" = asr ]; then target=${BASH_REMATCH[1]}; fi
+    local target
+    target=$(source_of "$3")
+    if [ "$5" != asr ]; then target=${3#"${target}-"}; fi
     # shellcheck disable=SC2086
     tool llmst_score --kind "$5" --hyp "$1/1best_recog/$6" --ref "${dumpdir}/raw/$2/text.tc.${target}" \
         --tgt_lang "${target}" --set "$2" --durations "${dumpdir}/raw/$2/utt2num_samples" --decode_info "$1/decode.json" \
@@ -317,30 +337,28 @@ score() { # decode_dir set direction out kind hypotheses
 if in_range 8 "${skip_eval}"; then
     scored=false
     for name in $(phases); do
-        kind=$(if [ "$(task_of "${name}")" = asr ]; then echo asr; else echo st; fi)
-        for test in "${test_list[@]}"; do
-            for direction in "${direction_list[@]}"; do
-                set=${test}.${direction}
-                dir=$(decode_dir "${name}" "${set}")
-                for control in "" shuffled; do
-                    out=${dir}${control:+/${control}}
-                    json=${dir}/scores${control:+_${control}}.json
-                    if [ ! -e "${out}/.done" ]; then
-                        [ -n "${control}" ] || fail "${out} is missing: run stage 7 first"
-                        continue
-                    fi
-                    if ! "${force}" && [ "${json}" -nt "${out}/.done" ]; then continue; fi
-                    log "stage 8: scoring ${out}"
-                    score "${out}" "${set}" "${direction}" "${json}" "${kind}" text
-                    if [ -z "${control}" ] && [ -e "${out}/1best_recog/transcript" ]; then
-                        score "${out}" "${set}" "${direction}" "${dir}/scores_asr.json" asr transcript
-                    fi
-                    scored=true
-                done
+        task=$(task_of "${name}")
+        kind=$(if [ "${task}" = asr ]; then echo asr; else echo st; fi)
+        while read -r set direction; do
+            dir=$(decode_dir "${name}" "${set}")
+            for control in "" shuffled; do
+                out=${dir}${control:+/${control}}
+                json=${dir}/scores${control:+_${control}}.json
+                if [ ! -e "${out}/.done" ]; then
+                    [ -n "${control}" ] || fail "${out} is missing: run stage 7 first"
+                    continue
+                fi
+                if ! "${force}" && [ "${json}" -nt "${out}/.done" ]; then continue; fi
+                log "stage 8: scoring ${out}"
+                score "${out}" "${set}" "${direction}" "${json}" "${kind}" text
+                if [ -z "${control}" ] && [ -e "${out}/1best_recog/transcript" ]; then
+                    score "${out}" "${set}" "${direction}" "${dir}/scores_asr.json" asr transcript
+                fi
+                scored=true
             done
-        done
+        done < <(sets_to_decode "${task}")
     done
-    results=(tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }")
+    results=(tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }" --tables conf/paper/*.yaml)
     if "${scored}" || [ ! -e "${expdir}/RESULTS.md" ]; then
         "${results[@]}"
     else

@@ -81,16 +81,6 @@ def test_batch_equals_single(form):
         torch.testing.assert_close(batch[row], alone[0], atol=1e-5, rtol=1e-5)
 
 
-def test_padding_is_attended_on_demand():
-    states, lengths = torch.randn(2, 12, 6), torch.tensor([12, 7])
-    connector = build(attend_padding=True)
-    batch, _ = connector(states, lengths)
-    torch.testing.assert_close(batch[1:], connector(states[1:], lengths[:1])[0], atol=1e-5, rtol=1e-5)
-    masked, _ = build()(states, lengths)
-    torch.testing.assert_close(batch[0], masked[0], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(batch[1], masked[1], atol=1e-3)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_core_equals_plain_transformers(form):
     connector = build(**FORMS[form])

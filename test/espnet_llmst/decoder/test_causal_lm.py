@@ -1,9 +1,11 @@
 """The language model through our decoder equals plain transformers."""
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from espnet_llmst.decoder.causal_lm import CausalLMDecoder
+from espnet_llmst.cli import InputError
+from espnet_llmst.decoder.causal_lm import CausalLMDecoder, quantization
 from espnet_llmst.prompt import load_tokenizer
 
 
@@ -46,3 +48,16 @@ def test_added_tokens_start_as_the_mean_and_train_alone(build_model, task_config
     embeds.sum().backward()
     assert model.decoder.added.weight.grad.shape == (2, table.size(1)) and table.grad is None
     assert model.state_dict().keys() == {"decoder.added.weight"}
+
+
+def test_quantisation_is_named_or_refused(llama_dir, monkeypatch):
+    assert quantization(None, "bfloat16") is None
+    with pytest.raises(InputError, match="'int3' must be nf4 or null"):
+        CausalLMDecoder(llama_dir, quantize="int3")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs bitsandbytes"):
+        quantization("nf4", "bfloat16")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    config = quantization("nf4", "bfloat16")
+    assert config.load_in_4bit and config.bnb_4bit_use_double_quant and config.bnb_4bit_quant_type == "nf4"
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16

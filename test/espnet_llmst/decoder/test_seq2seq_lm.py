@@ -70,3 +70,21 @@ def test_hypotheses_equal_transformers_one_by_one(parts, directory, entry, beam_
 def test_unknown_entry_is_one_clear_line(t5_dir):
     with pytest.raises(InputError, match="'middle' must be encoder"):
         Seq2SeqLMDecoder(t5_dir, entry="middle")
+
+
+def test_text_alone_is_read_as_transformers_reads_it(parts):
+    plain, decoders, sources, _ = parts
+    for ids in sources:
+        prompt = decoders["encoder"].scale_text(decoders["encoder"].embed(ids))
+        states, _ = decoders["encoder"]._states(prompt[None], torch.tensor([len(ids)]))
+        torch.testing.assert_close(states.last_hidden_state, plain.get_encoder()(ids[None]).last_hidden_state)
+    with pytest.raises(InputError, match="needs entry: encoder"):
+        decoders["decoder"].scale_text(torch.zeros(3, 32))
+
+
+def test_random_weights_of_the_same_shape(directory):
+    loaded, fresh = Seq2SeqLMDecoder(directory), Seq2SeqLMDecoder(directory, random_init=True)
+    ours, theirs = fresh.state_dict(), loaded.state_dict()
+    assert [(name, value.shape) for name, value in ours.items()] == [(n, v.shape) for n, v in theirs.items()]
+    matrices = [n for n, v in ours.items() if v.ndim == 2 and "position" not in n and "bias" not in n]
+    assert matrices and not any(torch.equal(ours[name], theirs[name]) for name in matrices)

@@ -57,6 +57,16 @@ def test_unpadded_full_window_equals_padded(whisper_dir):
     torch.testing.assert_close(unpadded, padded, atol=1e-5, rtol=1e-4)
 
 
+def test_the_whole_window_on_demand(whisper_dir, speech):
+    waves, lengths = speech
+    whole, counts, _ = HuggingFaceEncoder(whisper_dir, pad_to_30s=True, attend_padding=True).eval()(waves, lengths)
+    cut, real, _ = HuggingFaceEncoder(whisper_dir, pad_to_30s=True).eval()(waves, lengths)
+    assert set(counts.tolist()) == {whole.size(1)} and whole.size(1) > real.max()
+    torch.testing.assert_close(whole[:, : cut.size(1)], cut)
+    with pytest.raises(InputError, match="attend_padding: needs pad_to_30s"):
+        HuggingFaceEncoder(whisper_dir, attend_padding=True)
+
+
 def test_speech_beyond_the_window_is_cut(whisper_dir):
     states, lengths, _ = HuggingFaceEncoder(whisper_dir).eval()(torch.randn(1, 90000), torch.tensor([90000]))
     assert states.shape == (1, 200, 32) and lengths.tolist() == [200]

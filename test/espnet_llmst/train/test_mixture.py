@@ -1,11 +1,21 @@
 """Tasks and directions of a phase become one training set."""
 
+from collections import Counter
+
 import pytest
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import read_table
 from espnet_llmst.prompt import Template, load_template
-from espnet_llmst.train.mixture import Part, decode_task, expand_mixture, find_sets, make_mix, parse_direction
+from espnet_llmst.train.mixture import (
+    Part,
+    choose_utterances,
+    decode_task,
+    expand_mixture,
+    find_sets,
+    make_mix,
+    parse_direction,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +91,24 @@ def test_missing_set_and_missing_text_are_named(dump_dir, prompt_file, tmp_path)
 def test_a_phase_is_tested_by_its_best_task():
     for tasks, expected in ((["asr"], "asr"), (["asr", "st"], "st"), (["srt", "asr"], "srt"), (["smt"], "smt")):
         assert decode_task([Part(task, "fr", "en") for task in tasks]) == expected
+
+
+def test_subset_by_speaker_lies_within_every_larger_one():
+    utt2spk = {f"s{i % 4}-u{i:02d}": f"s{i % 4}" for i in range(20)}
+    samples = dict.fromkeys(utt2spk, "16000")
+    small, large = (choose_utterances(utt2spk, samples, seconds / 3600) for seconds in (7, 12))
+    assert small < large and (len(small), len(large)) == (7, 12)
+    assert sorted(Counter(utt2spk[utt] for utt in small).values()) == [2, 5]  # whole speakers, the last one cut
+
+
+def test_hours_and_every_thin_out_the_examples(dump_dir, prompt_file, tmp_path):
+    template = load_template(prompt_file)
+    mixture = [{"task": "st", "hours": 41000 / 16000 / 3600}, {"task": "asr", "every": 2}]
+    parts = expand_mixture(mixture, ["fr-en"])
+    counts = make_mix(dump_dir, "train", parts, template, tmp_path / "mix")
+    assert list(counts.values()) == [2, 2]
+    with pytest.raises(InputError, match="no utterance fits"):
+        make_mix(dump_dir, "train", [Part("st", "fr", "en", hours=1e-6)], template, tmp_path / "none")
+    for entry in ({"hours": 0}, {"every": 0}, {"every": 1.5}):
+        with pytest.raises(InputError, match="hours must be above 0 and every"):
+            expand_mixture([{"task": "st", **entry}], ["fr-en"])

@@ -26,3 +26,11 @@ def test_arrays_and_batch(llama_dir, prompt_file):
 def test_stereo_is_mixed_down_and_decoding_needs_no_target(llama_dir, prompt_file):
     arrays = LLMSTPreprocessor(llama_dir, prompt_file, train=False)("", example(4, "", channels=2))
     assert arrays["speech"].shape == (4,) and "text" not in arrays
+
+
+def test_text_translation_reads_no_speech(llama_dir, tmp_path):
+    path = tmp_path / "mt.yaml"
+    path.write_text('tasks: {mt: {prompt: "{transcript} in {tgt}:", target: "{translation}"}}')
+    data = {**example(4, "The train."), "task": "mt fr en", "transcript": "Le train."}
+    arrays = LLMSTPreprocessor(llama_dir, str(path))("", data)
+    assert arrays["speech"].shape == (0,) and arrays["suffix"].shape == (0,) and len(arrays["prefix"]) > 3

@@ -1,6 +1,7 @@
-"""Trains a tiny text translator (Marian or T5) of one direction from scratch; writes it with ``save_pretrained``.
+"""Trains a tiny text translator (Marian or T5) of one direction; writes it with ``save_pretrained``.
 
-Its sentences come from the recipe's grammar; those of the held-out sets are excluded.
+From scratch, or (``model:`` of its YAML) a Marian whose decoder is made anew to repeat the source behind the
+frozen encoder of another: the English decoder of Aligned's connector pre-training. Its sentences come from the recipe's grammar; those of the held-out sets are excluded.
 """
 
 import random
@@ -14,22 +15,41 @@ from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from training import held_out, result, run_training, train
+from transformers import MarianMTModel, MarianTokenizer
 
 from espnet_llmst.cli import run
 from espnet_llmst.datadir.kaldi import read_table, text_files
 from espnet_llmst.precision import autocast
 from espnet_llmst.scoring.metrics import corpus_score
-from espnet_llmst.train.mixture import parse_direction
 
 
 def make_model(conf: dict, sources: list[str], targets: list[str], directory: Path):
     """Tokenizer and untrained model of the family that the YAML names."""
+    if "model" in conf:
+        return repeating_marian(conf["model"])
     if conf["family"] == "marian":
         tokenizer = marian_tokenizer(sources, targets, conf["vocab_size"], str(directory))
         return tokenizer, new_marian(tokenizer, **conf["size"])
     texts = sources + targets + [conf["prefix"].strip()] * 20
     tokenizer = t5_tokenizer(texts, conf["vocab_size"], str(directory))
     return tokenizer, new_t5(tokenizer, **conf["size"])
+
+
+def repeating_marian(translator: str):
+    """A translator's tokenizer and model made to write its source language: all but new decoder layers frozen.
+
+    Embeddings stay too: they are shared with the encoder, whose output both decoders must understand.
+    """
+    folder = Path(translator)
+    tokenizer = MarianTokenizer(
+        str(folder / "source.spm"), str(folder / "source.spm"), str(folder / "vocab.json"), separate_vocabs=False
+    )
+    model = MarianMTModel.from_pretrained(translator)
+    fresh = MarianMTModel(model.config).model.decoder.layers
+    model.model.decoder.layers.load_state_dict(fresh.state_dict())
+    model.requires_grad_(False)
+    model.model.decoder.layers.requires_grad_(True)
+    return tokenizer, model
 
 
 def make_batches(pairs, tokenizer, prefix: str, batch_size: int, rng: random.Random) -> Iterator[dict]:
@@ -60,7 +80,7 @@ def evaluate(model, tokenizer, prefix: str, set_dir: Path, src: str, tgt: str) -
 
 def train_one(conf: dict, args, directory: Path) -> list[dict]:
     """Train one model, write it to ``directory`` and return its BLEU on the test set."""
-    name, (src, tgt) = args.out_dir.name, parse_direction(conf["direction"])
+    name, (src, tgt) = args.out_dir.name, conf["direction"].split("-")
     sentences = lm_sentences(conf["sentences"], conf["seed"], held_out(args.dump_dir, args.splits[1:]))
     pairs = [(sentence[src], sentence[tgt]) for sentence in sentences]
     tokenizer, model = make_model(conf, *map(list, zip(*pairs[:8000], strict=True)), directory)
@@ -76,12 +96,12 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     train(model, batches, loss_of, conf["steps"], conf["lr"], name)
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
-    set_dir = args.dump_dir / f"{args.splits[2]}.{conf['direction']}"
-    if not set_dir.is_dir():
-        return []
-    score = evaluate(model, tokenizer, prefix, set_dir, src, tgt)
-    size = len(read_table(set_dir / "utt2spk"))
-    return [result(name, f"{set_dir.name} from gold transcripts", size, "BLEU", score)]
+    results = []
+    for set_dir in sorted(args.dump_dir.glob(f"{args.splits[2]}.{src}-{tgt if tgt != src else '*'}")):
+        score = evaluate(model, tokenizer, prefix, set_dir, src, tgt)
+        size = len(read_table(set_dir / "utt2spk"))
+        results.append(result(name, f"{set_dir.name} ({tgt}) from gold transcripts", size, "BLEU", score))
+    return results
 
 
 if __name__ == "__main__":
