@@ -24,10 +24,11 @@ def english_name(code: str) -> str:
 
 
 def iso639_3(code: str) -> str:
-    """The three-letter tag: ``fr`` -> fra, ``zh-CN`` -> zho."""
-    return _parse(code).to_alpha3()
+    """The three-letter tag: ``fr`` -> fra, ``zh-CN`` and ``cmn_hans_cn`` -> zho."""
+    return _parse(code).prefer_macrolanguage().to_alpha3()
 
 
 def whisper_code(code: str) -> str:
     """The code by which Whisper knows the language: ``pt_br`` -> pt, ``cmn_hans_cn`` -> zh."""
-    return langcodes.standardize_tag(_parse(code).language).split("-")[0]
+    language = _parse(code).language
+    return {"cmn": "zh", "fil": "tl", "nb": "no"}.get(language, language)

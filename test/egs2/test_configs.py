@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from espnet_llmst.bin import llmst_inference
-from espnet_llmst.prompt import load_template
+from espnet_llmst.prompt import load_template, render_instruction, render_target
+from espnet_llmst.scoring.tables import load_table
+from espnet_llmst.summary import build_empty
 from espnet_llmst.tasks.llmst import LLMSTTask
 from espnet_llmst.train.mixture import expand_mixture
 
@@ -15,6 +17,7 @@ PHASES = sorted(EGS2.glob("*/llmst1/conf/*/[0-9]*_*.yaml"))
 PROMPTS = sorted(EGS2.glob("*/llmst1/conf/prompt/*.yaml"))
 DECODES = sorted(EGS2.glob("*/llmst1/conf/decode*.yaml"))
 FOUNDATIONS = sorted(EGS2.glob("*/llmst1/conf/foundation/*.yaml"))
+PAPERS = sorted(EGS2.glob("*/llmst1/conf/paper/*.yaml"))
 
 
 def name(path):
@@ -23,21 +26,30 @@ def name(path):
 
 def test_every_yaml_is_covered():
     everything = {path for path in EGS2.glob("*/llmst1/**/*.yaml") if not {"exp", "local"} & set(path.parts)}
-    assert everything == {*PHASES, *PROMPTS, *DECODES, *FOUNDATIONS} and PHASES
+    assert everything == {*PHASES, *PROMPTS, *DECODES, *FOUNDATIONS, *PAPERS} and PHASES
 
 
 @pytest.mark.parametrize("path", PHASES, ids=name)
-def test_phase(path, whisper_dir, llama_dir, marian_dir, monkeypatch, tmp_path):
-    """ESPnet accepts the keys, prompt and mixture exist, and the model builds at tiny size."""
+def test_phase(path, whisper_dir, espnet_asr_dir, llama_dir, marian_dir, monkeypatch, tmp_path):
+    """ESPnet accepts the keys, the prompt renders all of the mixture, and the model builds.
+
+    mini_st's is built at tiny size, those of published models at full size without weights.
+    """
     monkeypatch.chdir(path.parents[2])
     args = LLMSTTask.get_parser().parse_args(["--config", str(path), "--output_dir", str(tmp_path)])
-    tasks = {part.task for part in expand_mixture(args.mixture, ["fr-en"])}
-    assert tasks <= load_template(args.prompt).tasks.keys()
-    args.encoder_conf["model"] = whisper_dir
-    args.decoder_conf["model"] = marian_dir if args.decoder == "seq2seq_lm" else llama_dir
-    model = LLMSTTask.build_model(args)
-    assert any(p.requires_grad for p in model.parameters())
-    assert isinstance(args.optim_conf["lr"], float)  # "1e-4" without a point is a string in YAML
+    template = load_template(args.prompt)
+    for part in expand_mixture(args.mixture, ["fr-en"]):
+        assert ("<speech>" in render_instruction(template, part.task, part.src, part.tgt)) == (part.task != "mt")
+        assert "X" in render_target(template, part.task, part.src, part.tgt, "X", "X")
+    if "mini_st" in path.parts:
+        args.encoder_conf["model"] = {"hugging_face": whisper_dir, "espnet_asr": espnet_asr_dir}.get(args.encoder)
+        args.decoder_conf["model"] = marian_dir if args.decoder == "seq2seq_lm" else llama_dir
+        model = LLMSTTask.build_model(args)
+    else:
+        model = build_empty(args)
+    assert any(p.requires_grad for p in model.parameters()) == bool(args.trainable)
+    # "1e-4" without a point is a string in YAML.
+    assert isinstance(args.optim_conf.get("lr"), float) or not args.trainable
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=name)
@@ -50,6 +62,12 @@ def test_decode(path):
     args = llmst_inference.parse(["--config", str(path), "--output_dir", "x"])
     settings = yaml.safe_load(path.read_text())
     assert {key: getattr(args, key) for key in settings} == settings
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=name)
+def test_paper(path):
+    for row in load_table(path)["rows"]:
+        assert (path.parents[1] / row["method"] / f"{row['phase']}.yaml").is_file(), row
 
 
 @pytest.mark.parametrize("path", FOUNDATIONS, ids=name)

@@ -3,7 +3,7 @@
 import pytest
 
 from espnet_llmst.cli import InputError
-from espnet_llmst.languages import english_name, iso639_3
+from espnet_llmst.languages import english_name, iso639_3, whisper_code
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from espnet_llmst.languages import english_name, iso639_3
         ("yue_hant_hk", "Cantonese", "yue"),
         ("sv-SE", "Swedish", "swe"),
         ("es_419", "Spanish", "spa"),
+        ("cmn_hans_cn", "Mandarin Chinese", "zho"),
     ],
 )
 def test_codes(code, name, tag):
@@ -25,3 +26,10 @@ def test_codes(code, name, tag):
 def test_unknown_code_is_one_clear_line(code):
     with pytest.raises(InputError, match="language code"):
         english_name(code)
+
+
+def test_whisper_knows_every_code_of_ours():
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    codes = {"fr": "fr", "pt_br": "pt", "cmn_hans_cn": "zh", "zh-CN": "zh", "yue_hant_hk": "yue", "fil_ph": "tl"}
+    assert {code: whisper_code(code) for code in codes} == codes and set(codes.values()) <= set(LANGUAGES)

@@ -166,6 +166,9 @@ SPEECH_CLASSES = {  # configuration, self-supervised model as published, CTC mod
     "wavlm": (WavLMConfig, WavLMModel, WavLMForCTC),
 }
 
+# Of self-supervised wav2vec 2.0; published: two groups of 320 vectors, 256 wide, and 100 negatives.
+QUANTISER = {"num_codevectors_per_group": 64, "codevector_dim": 64, "proj_codevector_dim": 64, "num_negatives": 50}
+
 
 def wav2vec2_tokenizer(sentences: Iterable[str], directory: str) -> Wav2Vec2CTCTokenizer:
     """Characters of ``sentences``, with ``|`` between words and ``<pad>`` (0) as CTC's blank.
@@ -230,6 +233,9 @@ def new_wav2vec2(
         attention_dropout=0.0,
         activation_dropout=0.0,
         final_dropout=0.0,
+        # A CTC model sees all frames: half of them hidden, as by default, is too much for a short training.
+        mask_time_prob=0.0 if vocab_size else 0.65,
+        **(QUANTISER if kind == "wav2vec2" else {}),
         ctc_loss_reduction="mean",
         ctc_zero_infinity=True,
         pad_token_id=0,
@@ -239,8 +245,37 @@ def new_wav2vec2(
     return (ctc if vocab_size else self_supervised)(config)
 
 
+def unigram_tokens(sentences: Iterable[str], vocab_size: int, directory: str) -> list[str]:
+    """ESPnet's token list of a SentencePiece unigram model (left in ``directory`` as ``bpe.model``).
+
+    Piece i of the model is token i + 1; ``<unk>`` is its piece 0.
+    """
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_prefix=f"{directory}/bpe",
+        vocab_size=vocab_size,
+        model_type="unigram",
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    os.remove(f"{directory}/bpe.vocab")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{directory}/bpe.model")
+    return ["<blank>", *(pieces.id_to_piece(i) for i in range(len(pieces))), "<sos/eos>"]
+
+
 def espnet_asr_config(
-    tokens: list[str], width: int, layers: int, heads: int, decoder_layers: int = 1, stats_file: str | None = None
+    tokens: list[str],
+    width: int,
+    layers: int,
+    heads: int,
+    decoder_layers: int = 1,
+    stats_file: str | None = None,
+    bpe_model: str | None = None,
+    spec_augment: dict | None = None,
 ) -> dict:
     """Settings of a joint CTC/attention ASR model with an E-Branchformer, as ESPnet's ``config.yaml`` has them.
 
@@ -248,7 +283,14 @@ def espnet_asr_config(
         tokens: ESPnet's token list: ``<blank>`` first, ``<sos/eos>`` last.
         width: of encoder and decoder.
         stats_file: feature statistics for ``global_mvn``; None for ``utterance_mvn``.
+        bpe_model: SentencePiece model of the tokens; None for characters.
+        spec_augment: mel ``bands`` and ``frames`` that each of two masks hides at most; None for no SpecAugment.
     """
+    masks = {}
+    if spec_augment:
+        masks = {"apply_time_warp": False, "num_freq_mask": 2, "num_time_mask": 2}
+        masks |= {"freq_mask_width_range": [0, spec_augment["bands"]]}
+        masks |= {"time_mask_width_range": [0, spec_augment["frames"]]}
     encoder = {"output_size": width, "attention_heads": heads, "num_blocks": layers}
     encoder |= {"cgmlp_linear_units": 4 * width, "linear_units": 4 * width, "use_ffn": True, "macaron_ffn": True}
     encoder |= {"attention_layer_type": "rel_selfattn", "pos_enc_layer_type": "rel_pos", "rel_pos_type": "latest"}
@@ -256,11 +298,14 @@ def espnet_asr_config(
     decoder = {"attention_heads": heads, "linear_units": 4 * width, "num_blocks": decoder_layers}
     return {
         "token_list": tokens,
+        "token_type": "bpe" if bpe_model else "char",
+        "bpemodel": bpe_model,
+        "init": None,
         "input_size": None,
         "frontend": "default",
         "frontend_conf": {"fs": "16k", "n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80},
-        "specaug": None,
-        "specaug_conf": {},
+        "specaug": "specaug" if spec_augment else None,
+        "specaug_conf": masks,
         "normalize": "global_mvn" if stats_file else "utterance_mvn",
         "normalize_conf": {"stats_file": stats_file} if stats_file else {},
         "preencoder": None,
@@ -288,6 +333,7 @@ def new_espnet_asr(config: dict) -> torch.nn.Module:
     from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
     from espnet2.asr.espnet_model import ESPnetASRModel
     from espnet2.asr.frontend.default import DefaultFrontend
+    from espnet2.asr.specaug.specaug import SpecAug
     from espnet2.layers.global_mvn import GlobalMVN
     from espnet2.layers.utterance_mvn import UtteranceMVN
 
@@ -298,7 +344,7 @@ def new_espnet_asr(config: dict) -> torch.nn.Module:
         vocab_size=len(tokens),
         token_list=tokens,
         frontend=frontend,
-        specaug=None,
+        specaug=SpecAug(**config["specaug_conf"]) if config["specaug"] else None,
         normalize=normalize(**config["normalize_conf"]),
         preencoder=None,
         encoder=encoder,

@@ -1,0 +1,91 @@
+"""Trains a tiny wav2vec 2.0 on speech alone, by contrastive and diversity loss; writes it with ``save_pretrained``.
+
+Shapes: B batch, T frames, N negatives, D width of the code vectors.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny_models import new_wav2vec2, wav2vec2_features
+from torch.nn.functional import cosine_similarity
+from training import read_sets, result, run_training, train, training_speech
+from transformers import Wav2Vec2ForPreTraining
+from transformers.models.wav2vec2.modeling_wav2vec2 import _sample_negative_indices
+from waveforms import hidden_frames, make_batches, read_waves, speed_up_convolutions
+
+from espnet_llmst.cli import run
+from espnet_llmst.precision import autocast
+
+
+def loss_function(model: Wav2Vec2ForPreTraining, precision: str, steps: int):
+    """The published loss per hidden frame; the quantiser's temperature falls from 2 to 0.5 over training."""
+    step = 0
+
+    def loss_of(batch: dict) -> torch.Tensor:
+        nonlocal step
+        model.set_gumbel_temperature(2.0 * 0.25 ** (step / steps))
+        step += 1
+        hidden_BT = hidden_frames(model, batch["lengths"])
+        negatives_BTN = _sample_negative_indices(hidden_BT.shape, model.config.num_negatives, hidden_BT)
+        with autocast(torch.device("cpu"), precision):
+            output = model(
+                batch["values"],
+                attention_mask=batch["mask"],
+                mask_time_indices=torch.from_numpy(hidden_BT),
+                sampled_negative_indices=torch.from_numpy(negatives_BTN),
+            )
+        return output.loss / int(hidden_BT.sum())
+
+    return loss_of
+
+
+def contrastive_accuracy(model: Wav2Vec2ForPreTraining, waves: list[torch.Tensor]) -> dict:
+    """Share of hidden frames, in %, whose own code vector is nearer than all negatives; one utterance at a time.
+
+    A negative that equals the frame's own code vector does not count, as in the loss.
+    """
+    hits = total = 0
+    for wave in waves:
+        hidden_1T = hidden_frames(model, torch.tensor([len(wave)]))
+        negatives_1TN = _sample_negative_indices(hidden_1T.shape, model.config.num_negatives, hidden_1T)
+        with torch.inference_mode():
+            output = model(wave[None], mask_time_indices=torch.from_numpy(hidden_1T))
+        places = torch.from_numpy(np.flatnonzero(hidden_1T))
+        guess_TD, codes_TD = output.projected_states[0, places], output.projected_quantized_states[0]
+        own_TD, others_TND = codes_TD[places], codes_TD[torch.from_numpy(negatives_1TN)[0, places].long()]
+        near_T = cosine_similarity(guess_TD, own_TD, dim=-1)
+        rivals_TN = cosine_similarity(guess_TD[:, None], others_TND, dim=-1)
+        rivals_TN[(others_TND == own_TD[:, None]).all(-1)] = -2.0
+        best_T = rivals_TN.amax(1)
+        hits += int(((near_T > best_T) & (best_T > -2.0)).sum())
+        total += len(places)
+    return {"score": 100.0 * hits / total, "frames": total}
+
+
+def train_one(conf: dict, args, directory: Path) -> list[dict]:
+    """Train one model, write it to ``directory`` and return its accuracy on the first held-out set."""
+    name, languages = args.out_dir.name, conf["languages"]
+    np.random.seed(conf["seed"])
+    features = wav2vec2_features()
+    waves = read_waves(training_speech(args, languages), features)
+    model = new_wav2vec2(**conf["size"])
+    speed_up_convolutions(model.wav2vec2)
+    batches = make_batches(waves, conf["batch_size"], random.Random(conf["seed"]))
+    train(model, batches, loss_function(model, conf["autocast"], conf["steps"]), conf["steps"], conf["lr"], name)
+    features.save_pretrained(directory)
+    model.save_pretrained(directory)
+    results = []
+    for language in languages:
+        examples = read_sets(args.dump_dir, args.splits[1], [language])
+        if examples:
+            score = contrastive_accuracy(model, read_waves(examples, features))
+            set_name = f"{args.splits[1]} ({language})"
+            results.append(result(name, set_name, len(examples), "contrastive accuracy", score))
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(run(lambda argv: run_training(__doc__, train_one, argv)))
