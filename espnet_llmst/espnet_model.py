@@ -152,8 +152,9 @@ def foundation_names(model: ESPnetLLMSTModel) -> set[str]:
 def _drop_foundation(model, state_dict, prefix, local_metadata) -> None:
     frozen = foundation_names(model)
     for key in list(state_dict):
-        name, dot, _ = key.removeprefix(prefix).partition(".weight.")  # 4-bit weights add keys below their own
-        if (f"{name}.weight" if dot else name) in frozen:
+        name = key.removeprefix(prefix)
+        # 4-bit weights add keys below their own.
+        if name in frozen or f"{name.partition('.weight.')[0]}.weight" in frozen:
             del state_dict[key]
 
 

@@ -17,11 +17,12 @@ def is_hub_id(name: str) -> bool:
 
 
 def models_of(configs: list[Path]) -> list[str]:
-    """The models that the phases name in ``encoder_conf`` and ``decoder_conf``, each once."""
+    """The models, and directories of units, that the phases name for encoder and decoder, each once."""
     names = []
     for path in configs:
         settings = read_yaml(path)
-        names += [settings.get(part, {}).get("model") for part in ("encoder_conf", "decoder_conf")]
+        encoder, decoder = settings.get("encoder_conf", {}), settings.get("decoder_conf", {})
+        names += [encoder.get("model"), encoder.get("kmeans"), decoder.get("model")]
     return list(dict.fromkeys(name for name in names if name))
 
 

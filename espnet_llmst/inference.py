@@ -1,11 +1,14 @@
 """Decoding with a trained model: `Speech2Text` from Python, `decode_dir` for a data directory."""
 
+import math
 import pickle
 import random
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +19,19 @@ from tqdm import tqdm
 from espnet_llmst.asr import Transcriber
 from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.datadir.kaldi import read_table, text_files
+from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.languages import english_name
 from espnet_llmst.precision import autocast
-from espnet_llmst.prompt import Template, split_srt
-from espnet_llmst.search.generate import SearchOptions, search
+from espnet_llmst.prompt import SPEECH, Template, split_srt
+from espnet_llmst.search.engine import Prompt
+from espnet_llmst.search.generate import Searcher
 from espnet_llmst.search.hypothesis import Hypothesis
+from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.tasks.llmst import LLMSTTask, build_preprocessor
 from espnet_llmst.train.collate import collate
 
 SAMPLE_RATE = 16000
+SHORTEST_SHARED = 8  # tokens before the speech that are worth a treatment of their own
 
 
 def load_model(train_config: str | Path, model_file: str | Path, device: str = "cpu"):
@@ -58,6 +65,8 @@ class Speech2Text:
         train_config: ``config.yaml`` of the experiment directory.
         model_file: checkpoint, e.g. ``valid.loss.best.pth``.
         device: "cpu" or "cuda".
+        rows: most utterances searched at a time.
+        kv_memory: gigabytes that the language model's keys and values may take; None for no limit.
         **options: of `SearchOptions`, e.g. ``beam_size=5``.
 
     Example:
@@ -65,12 +74,24 @@ class Speech2Text:
         >>> speech2text(waveform, "st", "fr", "en")[0][0].text
     """
 
-    def __init__(self, train_config: str | Path, model_file: str | Path, device: str = "cpu", **options) -> None:
+    def __init__(
+        self,
+        train_config: str | Path,
+        model_file: str | Path,
+        device: str = "cpu",
+        rows: int = 16,
+        kv_memory: float | None = None,
+        **options,
+    ) -> None:
         self.model, args = load_model(train_config, model_file, device)
         self.preprocess = build_preprocessor(args, train=False)
-        self.device, self.options = device, SearchOptions(**options)
+        self.device, self.options = torch.device(device), SearchOptions(**options)
+        self.autocast = partial(autocast, self.device, self.model.precision)
+        memory = None if kv_memory is None else int(kv_memory * 1e9)
+        self.searcher = Searcher(
+            self.model.decoder, self.preprocess.tokenizer, self.options, rows, memory, self.autocast
+        )
 
-    @torch.inference_mode()
     def __call__(
         self,
         speech: np.ndarray | Sequence[np.ndarray] | None,
@@ -93,20 +114,50 @@ class Speech2Text:
         if not waves:
             return []
         transcripts = transcripts or [""] * len(waves)
-        examples = [
-            (
-                "",
-                self.preprocess("", {"speech": wave, "task": f"{task} {src} {tgt}", "transcript": transcript}),
-            )
-            for wave, transcript in zip(waves, transcripts, strict=True)
-        ]
-        _, batch = collate(examples)
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        tokenizer = self.preprocess.tokenizer
-        with autocast(torch.device(self.device), self.model.precision):
-            prompts = self.model.embed_prompts(**batch)
-            found = search(self.model.decoder, tokenizer, prompts, self.options)
-        return [[_hypothesis(tokenizer, ids, score) for ids, score in nbest] for nbest in found]
+        order = sorted(range(len(waves)), key=lambda n: -len(waves[n]))
+        data = [{"speech": waves[n], "task": f"{task} {src} {tgt}", "transcript": transcripts[n]} for n in order]
+        batches = [[(str(n), one)] for n, one in zip(order, data, strict=True)]
+        found = dict(self.stream(batches))
+        return [found[str(n)] for n in range(len(waves))]
+
+    def stream(self, batches: Iterable[list[tuple[str, dict]]]) -> Iterator[tuple[str, list[Hypothesis]]]:
+        """The n-best of utterances as they finish, not in order.
+
+        Args:
+            batches: utterances that are encoded together: (key, what `LLMSTPreprocessor` takes). All are of one task
+                and direction; the longest first is fastest.
+        """
+        batches = iter(batches)
+        first = next(batches, None)
+        if first is None:
+            return
+        shared = self._shared(first[0][1])
+        for key, nbest in self.searcher.decode(self._prompts(chain([first], batches), shared), shared):
+            yield key, [_hypothesis(self.preprocess.tokenizer, ids, score) for ids, score in nbest]
+
+    @torch.inference_mode()
+    def _shared(self, data: dict) -> torch.Tensor | None:
+        """Embeddings of the text before the speech, which is the same for every utterance of a set."""
+        prompt = self.preprocess.template.tasks[data["task"].split()[0]]["prompt"]
+        prefix = torch.from_numpy(self.preprocess("", data)["prefix"]).to(self.device)
+        if isinstance(self.model.decoder, Seq2SeqLMDecoder) or "{transcript}" in prompt.partition(SPEECH)[0]:
+            return None
+        if len(prefix) < SHORTEST_SHARED:
+            return None
+        with self.autocast():
+            return self.model.decoder.embed(prefix)
+
+    @torch.inference_mode()
+    def _prompts(self, batches: Iterable[list[tuple[str, dict]]], shared: torch.Tensor | None) -> Iterator[Prompt]:
+        skipped, rate = 0 if shared is None else len(shared), self.options.max_tokens_per_second
+        for batch in batches:
+            keys, arrays = collate([(key, self.preprocess("", data)) for key, data in batch])
+            arrays = {name: tensor.to(self.device) for name, tensor in arrays.items()}
+            with self.autocast():
+                states = self.model.decoder.states_of(self.model.embed_prompts(**arrays))
+            for key, state, samples in zip(keys, states, arrays["speech_lengths"].tolist(), strict=True):
+                limit = None if rate is None else max(1, math.ceil(rate * samples / SAMPLE_RATE))
+                yield Prompt(key, state[skipped:].clone(), limit)
 
 
 def _waveforms(speech) -> list[np.ndarray]:
@@ -190,37 +241,54 @@ def decode_dir(
     num_jobs: int = 1,
     shuffle_audio: int | None = None,
     transcriber: Transcriber | None = None,
-) -> tuple[dict[str, list[Hypothesis]], dict[str, str], dict[str, float]]:
+    finished: Collection[str] = (),
+) -> Iterator[tuple[str, list[Hypothesis], str | None]]:
     """Decode this job's share of a formatted data directory.
 
     Args:
-        batch_seconds: speech per batch, padding included.
+        batch_seconds: speech that is encoded at a time, padding included.
         job: 1-based; jobs take every ``num_jobs``-th utterance.
         shuffle_audio: seed of the control in which each utterance gets another one's audio.
         transcriber: writes the transcripts that the prompts show (cascade); None takes the set's own.
+        finished: utterances that are left out.
 
-    Returns:
-        The n-best by utterance, the transcriber's transcripts, and figures: n, speech_seconds, search_seconds.
+    Yields:
+        Utterance, n-best and the transcriber's transcript, as they finish.
     """
-    waves, samples = read_table(data_dir / "wav.scp"), read_table(data_dir / "utt2num_samples")
+    waves = read_table(data_dir / "wav.scp")
     audio_of = other_audio(list(waves), shuffle_audio) if shuffle_audio is not None else {u: u for u in waves}
     shown = shown_transcripts(speech2text.preprocess.template, task, data_dir, src, transcriber)
-    mine = sorted(waves)[job - 1 :: num_jobs]
-    sizes = {utt: int(samples[audio_of[utt]]) for utt in mine}
-    results: dict[str, list[Hypothesis]] = {}
+    sizes = sizes_of_share(data_dir, job, num_jobs, audio_of)
     heard: dict[str, str] = {}
-    started = time.monotonic()
-    with tqdm(total=len(mine), desc=data_dir.name, unit="utt", disable=None) as bar:
-        for batch in make_batches(sizes, int(batch_seconds * SAMPLE_RATE)):
+
+    def batches() -> Iterator[list[tuple[str, dict]]]:
+        todo = {utt: size for utt, size in sizes.items() if utt not in finished}
+        for batch in make_batches(todo, int(batch_seconds * SAMPLE_RATE)):
             speech = [read_wave(waves[audio_of[utt]], audio_of[utt]) for utt in batch]
             if transcriber:
-                heard |= dict(zip(batch, transcriber(speech, src), strict=True))
-            texts = [(heard if transcriber else shown).get(utt, "") for utt in batch]
-            found = speech2text(speech, task, src, src if task == "asr" else tgt, texts)
-            results |= dict(zip(batch, found, strict=True))
-            bar.update(len(batch))
-    seconds = sum(sizes.values()) / SAMPLE_RATE
-    return results, heard, {"n": len(mine), "speech_seconds": seconds, "search_seconds": time.monotonic() - started}
+                heard.update(zip(batch, transcriber(speech, src), strict=True))
+            texts = heard if transcriber else shown
+            name = f"{task} {src} {src if task == 'asr' else tgt}"
+            data = [
+                {"speech": s, "task": name, "transcript": texts.get(u, "")} for u, s in zip(batch, speech, strict=True)
+            ]
+            yield list(zip(batch, data, strict=True))
+
+    done = sum(utt in finished for utt in sizes)
+    speech_seconds, started = 0.0, time.monotonic()
+    with tqdm(total=len(sizes), initial=done, desc=data_dir.name, unit="utt", disable=None) as bar:
+        for utt, nbest in speech2text.stream(batches()):
+            speech_seconds += sizes[utt] / SAMPLE_RATE
+            bar.update()
+            bar.set_postfix(rtf=f"{(time.monotonic() - started) / speech_seconds:.4f}", refresh=False)
+            yield utt, nbest, heard.pop(utt, None)
+
+
+def sizes_of_share(data_dir: Path, job: int, num_jobs: int, audio_of: dict[str, str] | None = None) -> dict[str, int]:
+    """Samples of what each utterance of a job's share is decoded from."""
+    samples = read_table(data_dir / "utt2num_samples")
+    mine = sorted(samples)[job - 1 :: num_jobs]
+    return {utt: int(samples[audio_of[utt] if audio_of else utt]) for utt in mine}
 
 
 def shown_transcripts(

@@ -146,3 +146,13 @@ ESPNET = {
     "exp/foundation/ebranchformer_small": _e_branchformer(256, 12, 4, cgmlp=1024),
     "exp/foundation/ebranchformer_medium": _e_branchformer(512, 16, 8, cgmlp=3072),
 }
+
+# Discrete units that a recipe's stage 4 makes: paper unknown, the default of LLaST's table 3.
+UNITS = {
+    "exp/foundation/mhubert147_l11_km1000": {
+        "model": "utter-project/mHuBERT-147",
+        "layer": 11,
+        "units": 1000,
+        "width": 768,
+    },
+}

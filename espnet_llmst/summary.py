@@ -31,7 +31,7 @@ from transformers import (
 
 from espnet_llmst import foundation, published
 from espnet_llmst.cli import InputError
-from espnet_llmst.encoder import espnet_asr, wav2vec2, whisper
+from espnet_llmst.encoder import espnet_asr, units, wav2vec2, whisper
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.tasks.llmst import LLMSTTask
@@ -76,6 +76,16 @@ def tokens_of(model: str, **_) -> range:
     return range(config_of(model).vocab_size)
 
 
+def units_of(directory: str, read=units.read_units) -> tuple[torch.Tensor, dict]:
+    """Centroids without content and settings, of a directory of units or as `published` has them."""
+    if Path(directory).is_dir():
+        return read(directory)
+    if directory not in published.UNITS:
+        raise InputError(f"{directory}: units unknown; make them by llmst_kmeans, or add them to published.py")
+    settings = published.UNITS[directory]
+    return torch.empty(settings["units"], settings["width"]), settings
+
+
 def _empty_model(auto_class: type):
     """Stand-in of ``auto_class.from_pretrained``: the model as its configuration shapes it."""
 
@@ -116,6 +126,7 @@ def without_weights() -> Iterator[None]:
         (AutoModelForSeq2SeqLM, "from_pretrained", _empty_model(AutoModelForSeq2SeqLM)),
         (espnet_asr, "read_weights", lambda file: {} if file.suffix == ".yaml" else read_weights(file)),
         (espnet_asr, "load_parts", lambda *_: None),
+        (units, "read_units", units_of),
     ]
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())

@@ -97,6 +97,23 @@ def wav2vec2_dirs(tiny_models, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def units_dir(wav2vec2_dirs, tmp_path_factory):
+    """Eight units of the first layer of the tiny HuBERT."""
+    import torch
+
+    from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
+    from espnet_llmst.kmeans import fit_units, write_units
+
+    encoder = HuggingFaceEncoder(wav2vec2_dirs["hubert"], layer=1).eval()
+    wave = 0.1 * torch.randn(1, 32000, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        centroids, _ = fit_units(encoder(wave, torch.tensor([32000]))[0][0].numpy(), 8, seed=0)
+    directory = tmp_path_factory.mktemp("units") / "km8"
+    write_units(directory, centroids, {"model": wav2vec2_dirs["hubert"], "layer": 1})
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
 def espnet_asr_dir(tiny_models, tmp_path_factory):
     import torch
 

@@ -31,6 +31,10 @@ def test_command(command):
         assert done.returncode == 0 and "--stop_stage (8)" in done.stdout, done.stderr
     elif command.startswith("cd "):
         assert (REPO / command.split()[1]).is_dir()
+    elif command.startswith("llmst_summary "):
+        done = shell(f". ./path.sh; {command}", recipe)
+        shown = re.search(r"```\n(\S+llast_8b.*?)```", (REPO / "README.md").read_text(), re.S)[1]
+        assert done.returncode == 0 and done.stdout == shown, done.stderr
     else:
         assert command in (". ./path.sh",) or command.startswith("llmst_example ")
 

@@ -16,11 +16,7 @@ def show(uid: str, task: str, text: str, transcript: str, samples: int, template
     before, after = (" ".join(tokenizer.convert_ids_to_tokens(ids)) for ids in sides)
     target = tokenizer.convert_ids_to_tokens(encode_target(tokenizer, text))
     speech = "" if task.startswith("mt ") else f" {SPEECH} ({samples / 16000:.2f} s) "
-    return (
-        f"{uid}\n"
-        f"  no loss: {before}{speech}{after}\n"
-        f"  loss on {len(target)} tokens: {' '.join(target)}\n"
-    )
+    return f"{uid}\n  no loss: {before}{speech}{after}\n  loss on {len(target)} tokens: {' '.join(target)}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,19 +1,21 @@
 """Decodes formatted data directories with a trained phase."""
 
-import json
 import shlex
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llmst.cli import InputError, get_parser, run
+from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.search.output import merge_jobs, write_info, write_results
+from espnet_llmst.search.shard import Shard
 from espnet_llmst.train.mixture import parse_direction
 
-SEARCH = ("beam_size", "nbest", "length_penalty", "max_new_tokens", "min_new_tokens", "no_repeat_ngram_size")
+SEARCH = [field.name for field in fields(SearchOptions)]
 
 
 class Work(NamedTuple):
@@ -44,13 +46,22 @@ def parse(argv: Sequence[str] | None):
     parser.add_argument("--ngpu", type=int, default=0)
     parser.add_argument("--batch_seconds", type=float, default=60.0, help="Speech per batch, padding included")
     parser.add_argument("--shuffle_audio", type=int, metavar="SEED", help="Control: another utterance's audio")
-    parser.add_argument("--beam_size", type=int, default=5)
-    parser.add_argument("--nbest", type=int, default=1)
-    parser.add_argument("--length_penalty", type=float, default=1.0)
-    parser.add_argument("--max_new_tokens", type=int, default=256)
-    parser.add_argument("--min_new_tokens", type=int, default=0)
-    parser.add_argument("--no_repeat_ngram_size", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=16, help="Utterances searched at a time")
+    parser.add_argument("--kv_memory", type=float, metavar="GB", help="Limit of the language model's keys and values")
+    add_search_options(parser)
     return parser.parse_args(argv)
+
+
+def add_search_options(parser) -> None:
+    """One option for each field of `SearchOptions`."""
+    for field in fields(SearchOptions):
+        if field.name == "early_stopping":
+            kind = {"type": lambda text: {"true": True, "false": False}.get(text.lower(), text)}
+        elif field.type is bool:
+            kind = {"type": lambda text: text.lower() == "true"}
+        else:
+            kind = {"type": float if field.type == float | None else field.type}
+        parser.add_argument(f"--{field.name}", default=field.default, **kind)
 
 
 def work_of(args: Namespace) -> list[Work]:
@@ -77,15 +88,6 @@ def settings_of(args: Namespace, work: Work) -> dict:
     return settings | {"model_time": args.model_file.stat().st_mtime_ns}
 
 
-def is_decoded(job_dir: Path, settings: dict) -> bool:
-    """Whether a killed run left this job's finished result there."""
-    info_file = job_dir / "decode.json"
-    if not info_file.exists():
-        return False
-    info = json.loads(info_file.read_text(encoding="utf-8"))
-    return all(info.get(name) == value for name, value in settings.items())
-
-
 def decode(args: Namespace) -> None:
     """Decode this job's share of each set into ``<output_dir>/job.<n>``."""
     # Late: --help and --merge need no model.
@@ -99,39 +101,40 @@ def decode(args: Namespace) -> None:
         raise InputError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
     works, device = work_of(args), "cuda" if args.ngpu else "cpu"
     search = {name: getattr(args, name) for name in SEARCH}
-    speech2text = Speech2Text(args.train_config, args.model_file, device, **search)
+    speech2text = Speech2Text(args.train_config, args.model_file, device, args.rows, args.kv_memory, **search)
     transcriber = Transcriber(args.asr_model, device) if args.asr_model else None
     for work in works:
-        if not is_decoded(work.output_dir / f"job.{args.job}", settings_of(args, work)):
-            decode_set(args, work, speech2text, transcriber)
+        decode_set(args, work, speech2text, transcriber)
 
 
 def decode_set(args: Namespace, work: Work, speech2text, transcriber) -> None:
-    """Decode this job's share of one set and write it."""
-    from espnet_llmst.inference import decode_dir, split_transcripts
+    """Decode this job's share of one set, from where a killed run left it, and write it."""
+    from espnet_llmst.inference import decode_dir, sizes_of_share, split_transcripts
+    from espnet_llmst.search.beams import is_loop
 
-    started = time.monotonic()
-    src, tgt = parse_direction(work.direction)
-    results, heard, figures = decode_dir(
-        speech2text,
-        work.data_dir,
-        args.task,
-        src,
-        tgt,
-        batch_seconds=args.batch_seconds,
-        job=args.job,
-        num_jobs=args.num_jobs,
-        shuffle_audio=work.shuffle_audio,
-        transcriber=transcriber,
-    )
-    transcripts, figures["malformed"] = heard or None, 0
+    job_dir, settings = work.output_dir / f"job.{args.job}", settings_of(args, work)
+    shard = Shard(job_dir / "finished.jsonl", settings)
+    sizes = sizes_of_share(work.data_dir, args.job, args.num_jobs)
+    info_file = job_dir / "decode.json"
+    if info_file.exists() and shard.nbest.keys() == sizes.keys():
+        return
+    info_file.unlink(missing_ok=True)
+    started, (src, tgt) = time.monotonic(), parse_direction(work.direction)
+    share = {"job": args.job, "num_jobs": args.num_jobs, "shuffle_audio": work.shuffle_audio}
+    options = {"batch_seconds": args.batch_seconds, "transcriber": transcriber, "finished": set(shard.nbest), **share}
+    with shard.writing():
+        for utt, nbest, heard in decode_dir(speech2text, work.data_dir, args.task, src, tgt, **options):
+            shard.add(utt, nbest, heard)
+    seconds = time.monotonic() - started
+    results, transcripts, malformed = shard.nbest, shard.heard or None, 0
     if args.task == "srt":
-        template = speech2text.preprocess.template
-        results, transcripts, figures["malformed"] = split_transcripts(results, template, src, tgt)
-    job_dir = work.output_dir / f"job.{args.job}"
+        results, transcripts, malformed = split_transcripts(results, speech2text.preprocess.template, src, tgt)
     write_results(job_dir, results, transcripts)
-    info = {"command": shlex.join(["llmst_inference", *sys.argv[1:]]), "set": work.data_dir.name, **figures}
-    write_info(job_dir, info | settings_of(args, work) | {"wall_seconds": time.monotonic() - started})
+    info = {"command": shlex.join(["llmst_inference", *sys.argv[1:]]), "set": work.data_dir.name, **settings}
+    info |= {"n": len(results), "resumed": len(options["finished"]), "malformed": malformed}
+    info["loops"] = [utt for utt, nbest in sorted(shard.nbest.items()) if is_loop(nbest[0].ids)]
+    info |= {"speech_seconds": sum(sizes.values()) / 16000, "search_seconds": seconds, "wall_seconds": seconds}
+    write_info(job_dir, info | {"gpu_seconds": seconds if args.ngpu else 0.0})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache, GenerationConfig
 from typeguard import typechecked
 
 from espnet_llmst.cli import InputError
@@ -102,15 +102,35 @@ class CausalLMDecoder(AbsDecoder):
         output = self.lm(inputs_embeds=embeds_BLD, use_cache=False, logits_to_keep=predicts_BL)
         return output.logits, ys_in_lens
 
+    def states_of(self, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the search starts from: the prompts (L, D) themselves."""
+        return prompts
+
     def generate(self, prompts: list[torch.Tensor], config: GenerationConfig):
-        """transformers' ``generate`` on prompts (L, D); padded on the left, so that all end together."""
+        """transformers' ``generate`` on prompts (L, D); padded on the left, so that all end together.
+
+        Each prompt is computed once, not once per beam.
+        """
         length = max(len(prompt) for prompt in prompts)
         embeds_BLD = prompts[0].new_zeros(len(prompts), length, prompts[0].size(-1))
         mask_BL = torch.zeros(len(prompts), length, dtype=torch.long, device=embeds_BLD.device)
         for row, prompt in enumerate(prompts):
             embeds_BLD[row, length - len(prompt) :] = prompt
             mask_BL[row, length - len(prompt) :] = 1
-        return self.lm.generate(inputs_embeds=embeds_BLD, attention_mask=mask_BL, generation_config=config)
+        cache = DynamicCache(config=self.lm.config)
+        if length > 1:
+            positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
+            self.lm(
+                inputs_embeds=embeds_BLD[:, :-1],
+                attention_mask=mask_BL[:, :-1],
+                position_ids=positions_BL[:, :-1],
+                past_key_values=cache,
+                logits_to_keep=1,
+            )
+            cache.batch_repeat_interleave(config.num_beams)
+        return self.lm.generate(
+            inputs_embeds=embeds_BLD, attention_mask=mask_BL, past_key_values=cache, generation_config=config
+        )
 
 
 def quantization(kind: str | None, dtype: str) -> BitsAndBytesConfig | None:

@@ -90,8 +90,17 @@ class Seq2SeqLMDecoder(AbsDecoder):
         targets_BY = torch.arange(ys_in_pad.size(1), device=ys_in_lens.device) < ys_in_lens[:, None]
         return output.logits[targets_BY], ys_in_lens
 
-    def generate(self, prompts: list[torch.Tensor], config: GenerationConfig):
-        """transformers' ``generate`` on prompts (L, D); the encoder runs once per utterance."""
+    def states_of(self, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the search starts from: for each prompt (L, D) the states that the decoder attends to."""
+        if self.entry == "decoder":
+            return prompts
         lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=prompts[0].device)
-        states, mask_BL = self._states(pad_sequence(prompts, batch_first=True), lengths_B)
-        return self.lm.generate(encoder_outputs=states, attention_mask=mask_BL, generation_config=config)
+        states, _ = self._states(pad_sequence(prompts, batch_first=True), lengths_B)
+        return [row[:length] for row, length in zip(states.last_hidden_state, lengths_B.tolist(), strict=True)]
+
+    def generate(self, states: list[torch.Tensor], config: GenerationConfig):
+        """transformers' ``generate`` from the states (L, D) of each utterance."""
+        lengths_B = torch.tensor([len(one) for one in states], device=states[0].device)
+        padded = BaseModelOutput(last_hidden_state=pad_sequence(states, batch_first=True))
+        mask_BL = (torch.arange(int(lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]).long()
+        return self.lm.generate(encoder_outputs=padded, attention_mask=mask_BL, generation_config=config)

@@ -1,43 +1,132 @@
-"""Decoding by transformers' ``generate`` on ready-made prompt embeddings.
+"""The search that decoding uses: the engine, or transformers' ``generate`` for models that the engine cannot run.
 
 Shapes: L prompt length, D width.
 """
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
 
 import torch
 from transformers import GenerationConfig
 
-from espnet_llmst.cli import InputError
+from espnet_llmst.search.engine import Engine, Prompt, largest_error
+from espnet_llmst.search.options import SearchOptions
+from espnet_llmst.search.pool import UnsupportedModelError
+
+Nbest = list[tuple[list[int], float]]
+FALLBACK_BATCH = 8
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # of the largest logit; coarser types: 0.05
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search, with the meaning that transformers' ``generate`` gives these names."""
+class Searcher:
+    """Decodes prompts with one language model.
 
-    beam_size: int = 5
-    nbest: int = 1
-    length_penalty: float = 1.0
-    max_new_tokens: int = 256
-    min_new_tokens: int = 0
-    no_repeat_ngram_size: int = 0
+    The engine is checked once on a prompt of random tokens against the model's plain forward pass. A model whose
+    attention it does not compute (ALiBi, windows shorter than the text) is decoded by ``generate``, and a warning
+    says so.
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.nbest <= self.beam_size or self.max_new_tokens < max(1, self.min_new_tokens):
-            raise InputError("search: needs 1 <= nbest <= beam_size and max_new_tokens >= min_new_tokens, at least 1")
+    Args:
+        decoder: one of `espnet_llmst.decoder`.
+        tokenizer: its tokenizer.
+        options: of the search.
+        rows: most utterances at a time.
+        kv_memory: bytes for keys and values, see `Engine`.
+        context: opened around every use of the model, e.g. autocast.
+    """
+
+    def __init__(
+        self,
+        decoder: torch.nn.Module,
+        tokenizer,
+        options: SearchOptions,
+        rows: int = 16,
+        kv_memory: int | None = None,
+        context: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.decoder, self.tokenizer, self.options, self.context = decoder, tokenizer, options, context
+        self.engine = Engine(decoder, tokenizer.eos_token_id, options, rows, kv_memory, context)
+        self.supported: bool | None = None
+
+    def decode(self, prompts: Iterable[Prompt], shared: torch.Tensor | None = None) -> Iterator[tuple[str, Nbest]]:
+        """N-best lists (token ids without the end of sequence, score) as utterances finish, not in order.
+
+        Args:
+            prompts: longest first is fastest.
+            shared: embeddings (L, D) that stand before every prompt and are not in it.
+        """
+        if self.supported is None:
+            self.supported = self._check()
+        waiting = iter(prompts)
+        if not self.supported:
+            yield from self._generate(waiting, shared)
+            return
+        taken: dict[str, Prompt] = {}
+        try:
+            for key, nbest in self.engine.decode(_remembered(waiting, taken), shared):
+                del taken[key]
+                yield key, nbest
+        except UnsupportedModelError as reason:
+            self._warn(str(reason))
+            yield from self._generate(chain(list(taken.values()), waiting), shared)
+
+    def _check(self) -> bool:
+        try:
+            error = largest_error(self.engine)
+        except (UnsupportedModelError, RuntimeError, TypeError, AttributeError) as reason:
+            self._warn(str(reason).splitlines()[0])
+            return False
+        dtype = self.decoder.lm.dtype if self.context is nullcontext else None
+        if error > TOLERANCE.get(dtype, 0.05):
+            self._warn(f"its attention is not the engine's (logits differ by {error:.2g} of the largest)")
+            return False
+        return True
+
+    def _warn(self, reason: str) -> None:
+        name = type(self.decoder.lm).__name__
+        logging.warning("%s is decoded by transformers' generate, which is slower: %s", name, reason)
+        self.supported = False
+
+    @torch.inference_mode()
+    def _generate(self, prompts: Iterator[Prompt], shared: torch.Tensor | None) -> Iterator[tuple[str, Nbest]]:
+        while group := list(islice(prompts, FALLBACK_BATCH)):
+            before = [] if shared is None else [shared]
+            embeds = [torch.cat([*before, prompt.embeds]) for prompt in group]
+            with self.context():
+                found = generate(self.decoder, self.tokenizer, embeds, self.options)
+            for prompt, nbest in zip(group, found, strict=True):
+                yield prompt.key, nbest
+
+
+def _remembered(prompts: Iterable[Prompt], taken: dict[str, Prompt]) -> Iterator[Prompt]:
+    for prompt in prompts:
+        taken[prompt.key] = prompt
+        yield prompt
+
+
+def search(decoder: torch.nn.Module, tokenizer, prompts: list[torch.Tensor], options: SearchOptions) -> list[Nbest]:
+    """The n-best of each prompt (L, D), best first, in the prompts' order."""
+    ready = [Prompt(str(n), prompt) for n, prompt in enumerate(decoder.states_of(prompts))]
+    found = dict(Searcher(decoder, tokenizer, options).decode(sorted(ready, key=lambda prompt: -len(prompt.embeds))))
+    return [found[str(n)] for n in range(len(prompts))]
 
 
 def generation_config(lm, tokenizer, options: SearchOptions) -> GenerationConfig:
     """The whole configuration from our options: a checkpoint's own sampling defaults do not leak in."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    drawing = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
     return GenerationConfig(
-        do_sample=False,
+        do_sample=options.do_sample,
+        **(drawing if options.do_sample else {}),
         num_beams=options.beam_size,
         num_return_sequences=options.nbest,
+        early_stopping=options.early_stopping,
         length_penalty=options.length_penalty,
         max_new_tokens=options.max_new_tokens,
         min_new_tokens=options.min_new_tokens or None,
         no_repeat_ngram_size=options.no_repeat_ngram_size,
+        repetition_penalty=options.repetition_penalty,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
@@ -48,19 +137,8 @@ def generation_config(lm, tokenizer, options: SearchOptions) -> GenerationConfig
     )
 
 
-def search(
-    decoder: torch.nn.Module, tokenizer, prompts: list[torch.Tensor], options: SearchOptions
-) -> list[list[tuple[list[int], float]]]:
-    """The n-best of each prompt, best first.
-
-    Args:
-        decoder: one of `espnet_llmst.decoder`.
-        tokenizer: its tokenizer.
-        prompts: embeddings (L, D), one per utterance; a prompt's result does not depend on the others.
-
-    Returns:
-        For each prompt, (token ids without the end of sequence, score normalised by length).
-    """
+def generate(decoder: torch.nn.Module, tokenizer, prompts: list[torch.Tensor], options: SearchOptions) -> list[Nbest]:
+    """As `search`, by transformers' ``generate``; ``prompts`` as `states_of` of the decoder gives them."""
     config = generation_config(decoder.lm, tokenizer, options)
     output = decoder.generate(prompts, config)
     beams = getattr(output, "beam_indices", None)

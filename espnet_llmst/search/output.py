@@ -55,8 +55,9 @@ def merge_jobs(output_dir: Path, num_jobs: int) -> dict:
             if tables:
                 write_table(output_dir / directory / name, {utt: line for t in tables for utt, line in t.items()})
     info = {**infos[0], "num_jobs": num_jobs}
-    for key in ("n", "malformed", "speech_seconds", "search_seconds"):
+    for key in ("n", "resumed", "malformed", "speech_seconds", "search_seconds", "gpu_seconds"):
         info[key] = sum(one[key] for one in infos)
+    info["loops"] = sorted(utt for one in infos for utt in one["loops"])
     info["wall_seconds"] = max(one["wall_seconds"] for one in infos)
     write_info(output_dir, info)
     for job in jobs:

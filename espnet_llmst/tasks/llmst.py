@@ -28,6 +28,7 @@ from espnet_llmst.decoder.causal_lm import CausalLMDecoder
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
+from espnet_llmst.encoder.units import UnitEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.lora import set_trainable
 from espnet_llmst.train.collate import collate
@@ -36,7 +37,7 @@ from espnet_llmst.train.schedulers import WarmupCosine, WarmupLinear
 
 encoder_choices = ClassChoices(
     "encoder",
-    classes={"hugging_face": HuggingFaceEncoder, "espnet_asr": ESPnetASREncoder},
+    classes={"hugging_face": HuggingFaceEncoder, "espnet_asr": ESPnetASREncoder, "units": UnitEncoder},
     type_check=AbsEncoder,
     default="hugging_face",
     optional=True,

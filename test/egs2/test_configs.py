@@ -29,8 +29,15 @@ def test_every_yaml_is_covered():
     assert everything == {*PHASES, *PROMPTS, *DECODES, *FOUNDATIONS, *PAPERS} and PHASES
 
 
+@pytest.fixture
+def speech_models(whisper_dir, espnet_asr_dir, wav2vec2_dirs, units_dir):
+    """Settings that put a tiny model in the place of an encoder's own."""
+    units = {"model": wav2vec2_dirs["hubert"], "layer": 1, "kmeans": units_dir}
+    return {"hugging_face": {"model": whisper_dir}, "espnet_asr": {"model": espnet_asr_dir}, "units": units, None: {}}
+
+
 @pytest.mark.parametrize("path", PHASES, ids=name)
-def test_phase(path, whisper_dir, espnet_asr_dir, llama_dir, marian_dir, monkeypatch, tmp_path):
+def test_phase(path, speech_models, llama_dir, marian_dir, monkeypatch, tmp_path):
     """ESPnet accepts the keys, the prompt renders all of the mixture, and the model builds.
 
     mini_st's is built at tiny size, those of published models at full size without weights.
@@ -42,7 +49,7 @@ def test_phase(path, whisper_dir, espnet_asr_dir, llama_dir, marian_dir, monkeyp
         assert ("<speech>" in render_instruction(template, part.task, part.src, part.tgt)) == (part.task != "mt")
         assert "X" in render_target(template, part.task, part.src, part.tgt, "X", "X")
     if "mini_st" in path.parts:
-        args.encoder_conf["model"] = {"hugging_face": whisper_dir, "espnet_asr": espnet_asr_dir}.get(args.encoder)
+        args.encoder_conf |= speech_models[args.encoder]
         args.decoder_conf["model"] = marian_dir if args.decoder == "seq2seq_lm" else llama_dir
         model = LLMSTTask.build_model(args)
     else:

@@ -13,10 +13,11 @@ from espnet_llmst.decoder.causal_lm import CausalLMDecoder
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
+from espnet_llmst.encoder.units import UnitEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.lora import set_trainable
 
-ENCODERS = ("whisper", "wav2vec2", "hubert", "wavlm", "espnet_asr")
+ENCODERS = ("whisper", "wav2vec2", "hubert", "wavlm", "espnet_asr", "units")
 CONNECTORS = {
     "mlp": lambda i, o: MLPConnector(i, o),
     "conv_linear": lambda i, o: ConvLinearConnector(i, o, channels=16),
@@ -29,15 +30,19 @@ DECODERS = ("llama", "qwen2", "marian ECD", "marian ECED", "t5 ECD", "t5 ECED")
 
 
 @pytest.fixture(scope="module")
-def directories(whisper_dir, wav2vec2_dirs, espnet_asr_dir, llama_dir, qwen2_dir, marian_dir, t5_dir):
+def directories(whisper_dir, wav2vec2_dirs, units_dir, espnet_asr_dir, llama_dir, qwen2_dir, marian_dir, t5_dir):
     decoders = {"llama": llama_dir, "qwen2": qwen2_dir, "marian": marian_dir, "t5": t5_dir}
-    return {"whisper": whisper_dir, "espnet_asr": espnet_asr_dir, **wav2vec2_dirs, **decoders}
+    encoders = {"whisper": whisper_dir, "espnet_asr": espnet_asr_dir, "units": units_dir}
+    return {**encoders, **wav2vec2_dirs, **decoders}
 
 
 def build(directories, encoder_name, connector_name, decoder_name):
     torch.manual_seed(0)
-    encoder_class = ESPnetASREncoder if encoder_name == "espnet_asr" else HuggingFaceEncoder
-    encoder = encoder_class(directories[encoder_name])
+    if encoder_name == "units":
+        encoder = UnitEncoder(directories["hubert"], layer=1, kmeans=directories["units"])
+    else:
+        encoder_class = ESPnetASREncoder if encoder_name == "espnet_asr" else HuggingFaceEncoder
+        encoder = encoder_class(directories[encoder_name])
     kind, _, entry = decoder_name.partition(" ")
     if entry:
         decoder = Seq2SeqLMDecoder(directories[kind], entry="decoder" if entry == "ECD" else "encoder")

@@ -1,6 +1,10 @@
 """Decoding a data directory and single waveforms."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import yaml
 from espnet_llmst.asr import Transcriber
 from espnet_llmst.bin import llmst_inference
 from espnet_llmst.cli import InputError, run
-from espnet_llmst.datadir.kaldi import read_table
+from espnet_llmst.datadir.kaldi import read_table, write_table
 from espnet_llmst.inference import Speech2Text, load_model, make_batches, other_audio, split_transcripts
 from espnet_llmst.prompt import Template
 from espnet_llmst.search.hypothesis import Hypothesis
@@ -186,9 +190,12 @@ def test_a_list_of_sets_is_decoded_with_one_model_and_continued(experiment, dump
     a, b, c = ((tmp_path / name).read_text() for name in names)
     assert b == c != a
     (tmp_path / names[0]).write_text("kept")
+    shard = tmp_path / "b/job.1/finished.jsonl"
     (tmp_path / "b/job.1/decode.json").unlink()
+    shard.write_bytes(shard.read_bytes()[:-20])  # as a kill tears the last line
     llmst_inference.main(command)
-    assert (tmp_path / names[0]).read_text() == "kept" and (tmp_path / "b/job.1/decode.json").exists()
+    assert (tmp_path / names[0]).read_text() == "kept" and (tmp_path / names[1]).read_text() == b
+    assert json.loads((tmp_path / "b/job.1/decode.json").read_text())["resumed"] == 2
     llmst_inference.main([*command, "--beam_size", "1"])
     assert (tmp_path / names[0]).read_text() != "kept"
 
@@ -198,3 +205,34 @@ def test_a_cascade_needs_a_prompt_that_shows_the_transcript(experiment, dump_dir
         decode(experiment, dump_dir / "train.fr-en", tmp_path / "out", "--asr_model", whisper_dir)
     with pytest.raises(InputError, match="'hubert' writes no text"):
         Transcriber(wav2vec2_dirs["hubert"])
+
+
+def test_sigkill_costs_nothing(experiment, dump_dir, tmp_path):
+    """Killed twice in the middle, the decode ends with the files of an undisturbed one."""
+    set_dir = dump_dir / "many.fr-en"
+    set_dir.mkdir()
+    (wave,) = list(read_table(dump_dir / "train.fr-en/wav.scp").values())[:1]
+    speech, _ = soundfile.read(wave, dtype="float32")
+    utts = {f"utt{n:03d}": speech[: 4000 + 60 * n] for n in range(150)}
+    for utt, samples in utts.items():
+        soundfile.write(set_dir / f"{utt}.flac", samples, 16000)
+    write_table(set_dir / "wav.scp", {utt: str(set_dir / f"{utt}.flac") for utt in utts})
+    write_table(set_dir / "utt2num_samples", {utt: str(len(samples)) for utt, samples in utts.items()})
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "espnet_llmst.bin.llmst_inference"]
+    command += ["--train_config", f"{experiment}/config.yaml", "--model_file", f"{experiment}/model.pth"]
+    command += ["--data_dir", str(set_dir), "--direction", "fr-en", "--output_dir", str(out), "--max_new_tokens", "40"]
+    shard = out / "job.1/finished.jsonl"
+    for lines in (10, 70):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (shard.exists() and shard.read_bytes().count(b"\n") > lines):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    kept = shard.read_bytes().count(b"\n") - 1
+    llmst_inference.main(command[3:])
+    assert json.loads((out / "job.1/decode.json").read_text())["resumed"] in (kept, kept - 1)
+    llmst_inference.main([*command[3:], "--output_dir", str(tmp_path / "whole")])
+    for name in ("text", "token"):
+        killed, whole = (path / "job.1/1best_recog" / name for path in (out, tmp_path / "whole"))
+        assert killed.read_bytes() == whole.read_bytes()

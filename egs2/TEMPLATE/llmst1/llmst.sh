@@ -296,8 +296,9 @@ if in_range 7 "${skip_eval}"; then
             for control in $(controls_of "${task}"); do
                 out=$(decode_dir "${name}" "${set}")
                 if [ "${control}" = shuffled ]; then out=${out}/shuffled; fi
-                # A run that begins here was started to decode: finished work is done again.
-                if [ "${stage}" -eq 7 ] || "${force}"; then rm -rf "${out}/.done" "${out}"/job.*; fi
+                # A run that begins here was started to decode: finished work is done again, a killed one goes on.
+                if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
+                if "${force}"; then rm -rf "${out}"/job.*; fi
                 if finished "${out}/.done" "${key}"; then
                     log "stage 7: ${out} is ready"
                     continue

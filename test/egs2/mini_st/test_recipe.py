@@ -100,8 +100,8 @@ def test_a_curriculum_of_three_phases_and_a_cascade(recipe, finished):
         assert json.loads((decode / "scores_shuffled.json").read_text())["n"] == 6
     transcripts = json.loads((exp / "3_srt/decode_beam5/test.fr-en/scores_asr.json").read_text())
     assert transcripts["WER"]["signature"].startswith("nrefs:1|norm:whisper")
-    cascade = ["--method", "llm_srt_mt", "--directions", "fr-en", "--inference_config", "conf/decode_cascade_multi.yaml"]
-    run(recipe, *cascade, *SMALL)
+    cascade = ["--inference_config", "conf/decode_cascade_multi.yaml"]
+    run(recipe, "--method", "llm_srt_mt", "--directions", "fr-en", *cascade, *SMALL)
     decode = recipe / "exp/llm_srt_mt/1_zero_shot/decode_cascade_multi/test.fr-en"
     assert all((decode / name).exists() for name in ("scores.json", "scores_asr.json", "scores_shuffled.json"))
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains the tiny foundation models that a method names: exp/foundation/<name> by conf/foundation/<name>.yaml.
-# They train side by side, one CPU thread each, at most nj at a time.
+# They train side by side, one CPU thread each, at most nj at a time; one whose YAML names another as `model:`
+# is made after that one.
 #   local/foundation.sh [--nj 2] [--dumpdir dump] [--splits "train dev test"] exp/foundation/<name>...
 set -euo pipefail
 
@@ -15,6 +16,20 @@ log() {
     echo "$(date '+%Y-%m-%dT%H:%M:%S') (foundation.sh) $*"
 }
 
+setting() { # value of a key at the top of a model's YAML, empty without it
+    sed -nE "s|^$2: *([A-Za-z0-9_./-]+).*|\1|p" "conf/foundation/$(basename "$1").yaml"
+}
+
+first=() second=()
+for dir in "$@"; do
+    config=conf/foundation/$(basename "${dir}").yaml
+    if [ ! -e "${config}" ]; then
+        echo "foundation.sh: error: ${dir}: there is no ${config} to make it by" >&2
+        exit 1
+    fi
+    if [ -n "$(setting "${dir}" model)" ]; then second+=("${dir}"); else first+=("${dir}"); fi
+done
+
 read -r -a split_list <<< "${splits}"
 running=()
 # Background jobs of a script do not hear Ctrl-C; a failure of one ends the others too.
@@ -23,20 +38,22 @@ finish() { # wait for the oldest training
     wait "${running[0]}"
     running=("${running[@]:1}")
 }
+train() {
+    local dir kind
+    for dir in "$@"; do
+        kind=$(setting "${dir}" kind)
+        log "training ${dir} (${kind}); the log is ${dir}.log"
+        if [ ${#running[@]} -ge "${nj}" ]; then finish; fi
+        ${train_cmd} "${dir}.log" python3 "local/train_${kind}.py" \
+            --model_config "conf/foundation/$(basename "${dir}").yaml" --dump_dir "${dumpdir}/raw" \
+            --splits "${split_list[@]:0:3}" --out_dir "${dir}" &
+        running+=($!)
+    done
+    while [ ${#running[@]} -gt 0 ]; do finish; done
+}
+train ${first[@]+"${first[@]}"}
+train ${second[@]+"${second[@]}"}
 for dir in "$@"; do
-    config=conf/foundation/$(basename "${dir}").yaml
-    if [ ! -e "${config}" ]; then
-        echo "foundation.sh: error: ${dir}: there is no ${config} to make it by" >&2
-        exit 1
-    fi
-    kind=$(sed -nE 's/^kind: *([a-z0-9_]+).*/\1/p' "${config}")
-    log "training ${dir} (${kind}); the log is ${dir}.log"
-    if [ ${#running[@]} -ge "${nj}" ]; then finish; fi
-    ${train_cmd} "${dir}.log" python3 "local/train_${kind}.py" --model_config "${config}" \
-        --dump_dir "${dumpdir}/raw" --splits "${split_list[@]:0:3}" --out_dir "${dir}" &
-    running+=($!)
-done
-while [ ${#running[@]} -gt 0 ]; do finish; done
-for dir in "$@"; do
-    { grep -hE ': (WER|BLEU) on ' "${dir}.log" || true; } | while read -r line; do log "${line}"; done
+    { grep -hE ': (WER|BLEU|.*accuracy|inertia per frame) on ' "${dir}.log" || true; } |
+        while read -r line; do log "${line}"; done
 done

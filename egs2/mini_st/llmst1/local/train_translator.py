@@ -1,7 +1,8 @@
 """Trains a tiny text translator (Marian or T5) of one direction; writes it with ``save_pretrained``.
 
 From scratch, or (``model:`` of its YAML) a Marian whose decoder is made anew to repeat the source behind the
-frozen encoder of another: the English decoder of Aligned's connector pre-training. Its sentences come from the recipe's grammar; those of the held-out sets are excluded.
+frozen encoder of another: the English decoder of Aligned's connector pre-training. Its sentences come from the
+recipe's grammar; those of the held-out sets are excluded.
 """
 
 import random

@@ -23,7 +23,7 @@ def loss_function(model: Wav2Vec2ForCTC, guide: MelGuide, targets: list[torch.Te
         with autocast(torch.device("cpu"), precision):
             output = model.wav2vec2(batch["values"], attention_mask=batch["mask"])
             logits = model.lm_head(output.last_hidden_state)
-            guess_error = guide(output.extract_features, batch["values"])
+            guess_error = guide(batch["values"])
         wanted = [targets[i] for i in batch["picked"]]
         aligned = ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
@@ -55,7 +55,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     processor = Wav2Vec2Processor(feature_extractor=wav2vec2_features(), tokenizer=tokenizer)
     model = new_wav2vec2(vocab_size=len(tokenizer), **conf["size"])
     speed_up_convolutions(model.wav2vec2)
-    guide = MelGuide(model.config.conv_dim[-1])
+    guide = MelGuide(model.wav2vec2)
     targets = [torch.tensor(tokenizer(text)["input_ids"]) for *_, text in examples]
     waves = read_waves(examples, processor.feature_extractor)
     batches = make_batches(waves, conf["batch_size"], random.Random(conf["seed"]))

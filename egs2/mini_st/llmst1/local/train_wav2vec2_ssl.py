@@ -5,23 +5,27 @@ Shapes: B batch, T frames, N negatives, D width of the code vectors.
 
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from tiny_models import new_wav2vec2, wav2vec2_features
 from torch.nn.functional import cosine_similarity
-from training import read_sets, result, run_training, train, training_speech
+from training import run_training, train, training_speech
 from transformers import Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _sample_negative_indices
-from waveforms import hidden_frames, make_batches, read_waves, speed_up_convolutions
+from waveforms import MelGuide, dev_results, hidden_frames, make_batches, read_waves, speed_up_convolutions
 
 from espnet_llmst.cli import run
 from espnet_llmst.precision import autocast
 
 
-def loss_function(model: Wav2Vec2ForPreTraining, precision: str, steps: int):
-    """The published loss per hidden frame; the quantiser's temperature falls from 2 to 0.5 over training."""
+def loss_function(model: Wav2Vec2ForPreTraining, guide: MelGuide, precision: str, steps: int):
+    """The published loss per hidden frame, and the error of the log-mel guide.
+
+    The quantiser's temperature falls from 2, as published, to 0.5 over the training.
+    """
     step = 0
 
     def loss_of(batch: dict) -> torch.Tensor:
@@ -37,7 +41,8 @@ def loss_function(model: Wav2Vec2ForPreTraining, precision: str, steps: int):
                 mask_time_indices=torch.from_numpy(hidden_BT),
                 sampled_negative_indices=torch.from_numpy(negatives_BTN),
             )
-        return output.loss / int(hidden_BT.sum())
+            guess_error = guide(batch["values"])
+        return output.loss / int(hidden_BT.sum()) + guess_error
 
     return loss_of
 
@@ -74,17 +79,13 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     model = new_wav2vec2(**conf["size"])
     speed_up_convolutions(model.wav2vec2)
     batches = make_batches(waves, conf["batch_size"], random.Random(conf["seed"]))
-    train(model, batches, loss_function(model, conf["autocast"], conf["steps"]), conf["steps"], conf["lr"], name)
+    guide = MelGuide(model.wav2vec2)
+    loss_of = loss_function(model, guide, conf["autocast"], conf["steps"])
+    train(torch.nn.ModuleDict({"model": model, "guide": guide}), batches, loss_of, conf["steps"], conf["lr"], name)
     features.save_pretrained(directory)
     model.save_pretrained(directory)
-    results = []
-    for language in languages:
-        examples = read_sets(args.dump_dir, args.splits[1], [language])
-        if examples:
-            score = contrastive_accuracy(model, read_waves(examples, features))
-            set_name = f"{args.splits[1]} ({language})"
-            results.append(result(name, set_name, len(examples), "contrastive accuracy", score))
-    return results
+    score_of = partial(contrastive_accuracy, model)
+    return dev_results(name, args, languages, "contrastive accuracy", features, score_of)
 
 
 if __name__ == "__main__":

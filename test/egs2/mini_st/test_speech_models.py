@@ -1,0 +1,174 @@
+"""Trainings of the recipe's speech models: a few updates on a few utterances; the encoders read what they leave."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from local_modules import LOCAL, load
+from safetensors import safe_open
+
+from espnet_llmst.bin import llmst_foundation
+from espnet_llmst.cli import InputError
+from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder
+from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
+from espnet_llmst.encoder.units import UnitEncoder
+from espnet_llmst.scoring.results import collect_foundation
+
+CONF = LOCAL.parent / "conf/foundation"
+TINY = {"width": 32, "layers": 2, "heads": 4, "conv_width": 16}
+SPEECH = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0)), torch.tensor([16000])
+
+
+@pytest.fixture
+def make(dump_dir, tmp_path, monkeypatch):
+    """Train the model of a YAML in three updates, by its script's own ``main``."""
+
+    def make(yaml_name, name=None, **changes):
+        conf = yaml.safe_load((CONF / f"{yaml_name}.yaml").read_text()) | {"languages": ["fr"], "batch_size": 2}
+        conf |= {"steps": 3, "autocast": "float32", **changes}
+        config = tmp_path / "model.yaml"
+        config.write_text(yaml.safe_dump(conf))
+        script, out = load(f"train_{conf['kind']}"), tmp_path / "exp/foundation" / (name or yaml_name)
+        argv = ["--model_config", str(config), "--dump_dir", str(dump_dir), "--splits", "train", "dev", "none"]
+        load("training").run_training("trains", script.train_one, [*argv, "--out_dir", str(out)])
+        assert [path.name for path in out.parent.glob("*.tmp")] == []
+        return out
+
+    return make
+
+
+def scores(directory):
+    """The results beside a model, which RESULTS.md accepts."""
+    entries = json.loads((directory / "eval.json").read_text())
+    assert entries == [e for e in collect_foundation(directory.parents[1]) if e["model"] == directory.name]
+    assert all(np.isfinite(entry["score"]) for entry in entries)
+    return {(entry["metric"], entry["set"]): entry["n"] for entry in entries}
+
+
+def test_wav2vec2_with_ctc(make):
+    out = make("wav2vec2_en", size=TINY)
+    assert scores(out) == {("WER", "dev (fr)"): 3}
+    states, lengths, _ = HuggingFaceEncoder(str(out)).eval()(*SPEECH)
+    assert states.shape == (1, 49, 32) and states.isfinite().all()
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert not any("guide" in name for name in file.keys()) and "lm_head.weight" in file.keys()
+
+
+def test_self_supervised_wav2vec2(make):
+    out = make("wav2vec2_ssl_en", size=TINY)
+    assert scores(out) == {("contrastive accuracy", "dev (fr)"): 3}
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["Wav2Vec2ForPreTraining"]
+    assert HuggingFaceEncoder(str(out)).eval()(*SPEECH)[0].shape == (1, 49, 32)
+
+
+def test_hubert_and_its_units(make):
+    out = make("hubert_fr", size=TINY, clusters=6)
+    assert scores(out) == {("masked prediction accuracy", "dev (fr)"): 3}
+    assert HuggingFaceEncoder(str(out)).eval()(*SPEECH)[0].shape == (1, 49, 32)
+    units = make("hubert_fr_km100", model=str(out), layer=2, num_units=7)
+    assert scores(units) == {("inertia per frame", "train (fr)"): 3}
+    encoder = UnitEncoder(str(out), layer=2, kmeans=str(units))
+    vectors, lengths, _ = encoder.requires_grad_(False)(*SPEECH)
+    assert vectors.shape == (1, lengths.item(), 32) and lengths.item() <= 49
+
+
+def test_same_seed_same_model(make):
+    for name in ("wav2vec2_ssl_en", "hubert_fr"):
+        small = {"size": TINY, "clusters": 6}
+        one, other = (make(name, f"{name}{i}", **small) for i in range(2))
+        assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def test_e_branchformer(make):
+    size = {"width": 32, "layers": 1, "heads": 4, "decoder_layers": 1}
+    out = make("ebranchformer_en", size=size, vocab_size=20)
+    assert scores(out) == {("WER", "dev (fr)"): 3}
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["token_list"][:2] == ["<blank>", "<unk>"] and config["token_list"][-1] == "<sos/eos>"
+    assert config["normalize"] == "global_mvn" and config["model_conf"]["ctc_weight"] == 0.3
+    files = [config["bpemodel"], config["normalize_conf"]["stats_file"]]
+    assert files == [str(out / "bpe.model"), str(out / "feats_stats.npz")] and all((out / f).exists() for f in files)
+    encoder = ESPnetASREncoder(model=str(out)).eval()
+    states, _, _ = encoder(*SPEECH)
+    assert states.shape == (1, 24, 32) and states.isfinite().all()
+    stats = np.load(out / "feats_stats.npz")
+    torch.testing.assert_close(encoder.normalize.mean, torch.from_numpy(stats["sum"] / stats["count"]).float())
+
+
+def test_masks_of_spec_augment_reach_the_model(tiny_models):
+    config = tiny_models.espnet_asr_config(
+        ["<blank>", "<unk>", "<sos/eos>"], 32, 1, 4, spec_augment={"bands": 30, "frames": 40}
+    )
+    torch.manual_seed(0)
+    features, lengths = tiny_models.new_espnet_asr(config).specaug(torch.ones(2, 50, 80), torch.tensor([50, 50]))
+    assert (features == 0).any() and (features == 1).any() and lengths.tolist() == [50, 50]
+
+
+def test_guide_falls_while_the_convolutions_learn(tiny_models):
+    waveforms = load("waveforms")
+    torch.manual_seed(0)
+    model = tiny_models.new_wav2vec2(**TINY)
+    guide = waveforms.MelGuide(model.wav2vec2)
+    waves = torch.randn(2, 16000) * torch.linspace(0.1, 3.0, 16000)
+    optimizer = torch.optim.AdamW([*model.parameters(), *guide.parameters()], lr=0.003)
+    errors = []
+    for _ in range(12):
+        model.wav2vec2(waves)
+        errors.append(guide(waves))
+        errors[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert errors[-1] < 0.7 * errors[0]
+
+
+def test_faster_convolutions_compute_the_same(tiny_models):
+    waveforms = load("waveforms")
+    model = tiny_models.new_wav2vec2(**TINY, kind="hubert")
+    expected = model.feature_extractor(SPEECH[0])
+    waveforms.speed_up_convolutions(model)
+    torch.testing.assert_close(model.feature_extractor(SPEECH[0]), expected)
+
+
+def test_missing_speech_or_model_is_named(make):
+    with pytest.raises(InputError, match="no es speech; run stages 1 to 3"):
+        make("wav2vec2_ssl_en", size=TINY, languages=["es"])
+    with pytest.raises(InputError, match="exp/foundation/none: no model there"):
+        make("hubert_fr_km100", model="exp/foundation/none")
+
+
+@pytest.mark.parametrize("order", [("units", "speech"), ("speech", "units")])
+def test_a_model_that_another_needs_is_made_first(tmp_path, order):
+    """local/foundation.sh with trainings that only write down when they ran."""
+    for folder in ("local", "conf/foundation", "utils", "exp/foundation"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("local/foundation.sh", "utils/parse_options.sh"):
+        (tmp_path / name).write_bytes((LOCAL.parent / name).read_bytes())
+    (tmp_path / "path.sh").write_text(f"python3() {{ '{sys.executable}' \"$@\"; }}\n")
+    (tmp_path / "cmd.sh").write_text('train_cmd=quiet\nquiet() { local log=$1; shift; "$@" > "${log}"; }\n')
+    writes = "import sys\nopen('order', 'a').write(sys.argv[-1] + '\\n')\nprint('x: WER on dev: 1.00')\n"
+    for kind in ("speech", "units"):
+        (tmp_path / f"local/train_{kind}.py").write_text(writes)
+    (tmp_path / "conf/foundation/speech.yaml").write_text("kind: speech\n")
+    (tmp_path / "conf/foundation/units.yaml").write_text("kind: units\nmodel: exp/foundation/speech  # before\n")
+    command = ["bash", "local/foundation.sh", *(f"exp/foundation/{name}" for name in order)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "order").read_text().split() == ["exp/foundation/speech", "exp/foundation/units"]
+    assert done.stdout.count("WER on dev") == 2
+
+
+def test_units_are_among_the_models_of_a_phase(tmp_path, capsys, wav2vec2_dirs, units_dir):
+    phase = tmp_path / "1_phase.yaml"
+    encoder = {"model": f"{tmp_path}/hubert", "layer": 1, "kmeans": f"{tmp_path}/km"}
+    phase.write_text(yaml.safe_dump({"encoder_conf": encoder, "decoder_conf": {"model": "org/llm"}}))
+    llmst_foundation.main(["--train_config", str(phase), "--list_missing"])
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/hubert", f"{tmp_path}/km"]
+    encoder |= {"model": wav2vec2_dirs["hubert"], "kmeans": units_dir}
+    phase.write_text(yaml.safe_dump({"encoder_conf": encoder}))
+    llmst_foundation.main(["--train_config", str(phase), "--out", str(tmp_path / "foundation.json")])
+    assert json.loads((tmp_path / "foundation.json").read_text())[units_dir]["model_type"] == "kmeans"
