@@ -256,8 +256,8 @@ class _Work:
 
 
 @torch.inference_mode()
-def largest_error(engine: Engine) -> float:
-    """How far the engine's logits are from the model's plain forward pass, as a share of the largest one.
+def largest_error(engine: Engine) -> tuple[float, torch.dtype]:
+    """How far the engine's logits are from the model's plain forward pass, as a share of the largest, and their type.
 
     Two prompts of different length go two steps with two beams and are then compared beam by beam.
     """
@@ -272,13 +272,13 @@ def largest_error(engine: Engine) -> float:
     work.prefill(work._group(2))
     for _ in range(2):
         work.step()
-    logits_NKV = work.step_logits().float()
+    logits_NKV = work.step_logits()
     errors = [
-        (logits_NKV[n, k] - _plain_logits(engine, prompt.embeds, work.beams.running_NKT[n, k, :3])).abs().max()
+        (logits_NKV[n, k].float() - _plain_logits(engine, prompt.embeds, work.beams.running_NKT[n, k, :3])).abs().max()
         for n, prompt in enumerate(work.own)
         for k in range(2)
     ]
-    return float(torch.stack(errors).max() / logits_NKV.abs().max())
+    return float(torch.stack(errors).max() / logits_NKV.float().abs().max()), logits_NKV.dtype
 
 
 def _plain_logits(engine: Engine, embeds_LD: torch.Tensor, text_T: torch.Tensor) -> torch.Tensor:

@@ -73,11 +73,10 @@ class Searcher:
 
     def _check(self) -> bool:
         try:
-            error = largest_error(self.engine)
+            error, dtype = largest_error(self.engine)
         except (UnsupportedModelError, RuntimeError, TypeError, AttributeError) as reason:
             self._warn(str(reason).splitlines()[0])
             return False
-        dtype = self.decoder.lm.dtype if self.context is nullcontext else None
         if error > TOLERANCE.get(dtype, 0.05):
             self._warn(f"its attention is not the engine's (logits differ by {error:.2g} of the largest)")
             return False
