@@ -169,7 +169,7 @@ def test_every_published_model_is_named_by_a_recipe_or_a_mirror():
     """No entry of the table is left without use, but the mirrors and pre-training relatives of those used."""
     configs = [path for conf in (MUST_C, COVOST2, FLEURS, HOW2) for path in conf.glob("*/[0-9]*_*.yaml")]
     used = set(models_of(sorted(configs)))
-    known = {*published.TRANSFORMERS, *published.ESPNET}
+    known = {*published.TRANSFORMERS, *published.ESPNET, *published.UNITS}
     assert used <= known
     mirrors = {f"{org}/Llama-2-{form}-hf" for org in ("meta-llama", "NousResearch") for form in ("7b", "13b")}
     mirrors |= {f"{org}/Llama-2-{form}-chat-hf" for org in ("meta-llama", "NousResearch") for form in ("7b", "13b")}
