@@ -31,6 +31,7 @@ from espnet_llmst.tasks.llmst import LLMSTTask, build_preprocessor
 from espnet_llmst.train.collate import collate
 
 SAMPLE_RATE = 16000
+BATCH_SECONDS = 60.0  # speech encoded at a time, padding included
 SHORTEST_SHARED = 8  # tokens before the speech that are worth a treatment of their own
 
 
@@ -114,11 +115,14 @@ class Speech2Text:
         if not waves:
             return []
         transcripts = transcripts or [""] * len(waves)
-        order = sorted(range(len(waves)), key=lambda n: -len(waves[n]))
-        data = [{"speech": waves[n], "task": f"{task} {src} {tgt}", "transcript": transcripts[n]} for n in order]
-        batches = [[(str(n), one)] for n, one in zip(order, data, strict=True)]
-        found = dict(self.stream(batches))
-        return [found[str(n)] for n in range(len(waves))]
+        data = {
+            str(n): {"speech": wave, "task": f"{task} {src} {tgt}", "transcript": transcript}
+            for n, (wave, transcript) in enumerate(zip(waves, transcripts, strict=True))
+        }
+        sizes = {key: len(one["speech"]) for key, one in data.items()}
+        batches = make_batches(sizes, int(BATCH_SECONDS * SAMPLE_RATE))
+        found = dict(self.stream([(key, data[key]) for key in batch] for batch in batches))
+        return [found[key] for key in data]
 
     def stream(self, batches: Iterable[list[tuple[str, dict]]]) -> Iterator[tuple[str, list[Hypothesis]]]:
         """The n-best of utterances as they finish, not in order.
@@ -236,7 +240,7 @@ def decode_dir(
     src: str,
     tgt: str,
     *,
-    batch_seconds: float = 60.0,
+    batch_seconds: float = BATCH_SECONDS,
     job: int = 1,
     num_jobs: int = 1,
     shuffle_audio: int | None = None,

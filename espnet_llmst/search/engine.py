@@ -69,7 +69,7 @@ class Engine:
         self.core = self.lm.get_decoder() if self.is_seq2seq else self.lm
         configs = [module.config for module in self.lm.modules() if hasattr(module, "config")]
         self.configs = list({id(config): config for config in configs}.values())
-        self.peak_bytes = self.steps = 0
+        self.peak_bytes = 0
 
     @torch.inference_mode()
     def decode(
@@ -222,8 +222,6 @@ class _Work:
         pool, rows = self.pool, slice(0, self.pool.live)
         logits_NKV = self.step_logits()
         pool.advance(self.beams.select(logits_NKV, rows))
-        self.engine.steps += 1
-        self.engine.peak_bytes = max(self.engine.peak_bytes, pool.bytes_in_use())
 
     def step_logits(self) -> torch.Tensor:
         """Logits (N, K, V) of the beams at work after their last tokens."""
@@ -243,6 +241,8 @@ class _Work:
     def _retire(self) -> Iterator[tuple[str, list[tuple[list[int], float]]]]:
         """Results of the utterances that are done; the last row takes a free one's place."""
         done = self.beams.done_N[: self.pool.live].nonzero()[:, 0].tolist()
+        if done:  # until here the rows at work only grew
+            self.engine.peak_bytes = max(self.engine.peak_bytes, self.pool.bytes_in_use())
         for row in reversed(done):
             prompt, last = self.own[row], self.pool.live - 1
             result = self.beams.nbest(row)
