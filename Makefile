@@ -4,7 +4,7 @@
 # make lint  ruff and shellcheck
 STAMP := tools/venv/.stamp
 BIN := tools/venv/bin
-SHELL_FILES = $(shell git ls-files --cached --others --exclude-standard -- '*.sh' .ci/run egs2/TEMPLATE/llmst1/utils | grep -v -e '^egs2/TEMPLATE/llmst1/utils/run.pl$$' | xargs -I{} sh -c 'test -L {} || echo {}')
+SHELL_FILES = $(shell git ls-files --cached --others --exclude-standard -- '*.sh' .ci/run egs2/TEMPLATE/llmst1/utils | grep -v '\.pl$$' | xargs -I{} sh -c 'test -L {} || echo {}')
 
 .PHONY: all demo test lint constraints clean
 all: $(STAMP)

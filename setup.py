@@ -15,6 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["espnet_llmst*"]),
+    package_data={"espnet_llmst.scoring": ["page/*"]},
     install_requires=[
         "configargparse",
         "espnet==202511",
@@ -23,8 +24,9 @@ setup(
         "langcodes[data]",
         "numpy",
         "peft",
+        "pyarrow",
         "pyyaml",
-        "sacrebleu",
+        "sacrebleu[ja]",
         "sacremoses",
         "safetensors",
         "scikit-learn",

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from typeguard import typechecked
 
 from espnet_llmst.cli import InputError
+from espnet_llmst.encoder.cache import StateCache
 from espnet_llmst.lora import set_train_mode
 from espnet_llmst.precision import autocast
 
@@ -27,6 +28,8 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         postencoder: the connector, hidden states to vectors of the language model's width.
         decoder: the language model.
         autocast: "float32", "bfloat16" (mixed precision) or "auto", see `espnet_llmst.precision`.
+        cache_encoder: folder for the states of a frozen encoder: training computes them once and reads them from
+            then on, see `espnet_llmst.encoder.cache`. None for no cache.
 
     A checkpoint (``state_dict``) holds what is trained, and what an earlier phase trained; frozen
     foundation weights are left out. Loading is strict for all the rest.
@@ -39,10 +42,12 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         postencoder: AbsPostEncoder | None,
         decoder: AbsDecoder,
         autocast: str = "float32",
+        cache_encoder: str | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder
-        self.precision = autocast
+        self.precision, self.cache_folder = autocast, cache_encoder
+        self.cache: StateCache | None = None
         self.loaded: set[str] = set()  # names that came from a checkpoint: trained by an earlier phase
         self.register_state_dict_post_hook(_drop_foundation)
         self.register_load_state_dict_post_hook(_forgive_foundation)
@@ -62,7 +67,7 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         """Cross-entropy on the target tokens.
 
         Args:
-            speech: waveforms at 16 kHz (B, S); a length of 0 means a prompt without speech (mt).
+            speech: waveforms at 16 kHz (B, S), or features (B, F, M); a length of 0 means a prompt without speech (mt).
             prefix: prompt tokens before the speech (B, P).
             suffix: prompt tokens after the speech (B, P).
             text: target tokens, the end of sequence included (B, Y).
@@ -72,7 +77,9 @@ class ESPnetLLMSTModel(AbsESPnetModel):
             averages over batches and ranks are averages over tokens.
         """
         with autocast(speech.device, self.precision):
-            prompts = self.embed_prompts(speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths)
+            prompts = self.embed_prompts(
+                speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths, self._open_cache()
+            )
             lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=speech.device)
             logits_NV, _ = self.decoder(pad_sequence(prompts, batch_first=True), lengths_B, text, text_lengths)
         target_N = torch.cat(_cut(text, text_lengths))
@@ -82,11 +89,11 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         return force_gatherable((loss, stats, loss.new_tensor(len(target_N))), loss.device)
 
     def embed_prompts(
-        self, speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths
+        self, speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths, cache: StateCache | None = None
     ) -> list[torch.Tensor]:
         """Embeddings (L, D) of each utterance's prefix, speech and suffix; arguments as in ``forward``."""
         spoken = speech_lengths.nonzero()[:, 0].tolist()
-        vectors = dict(zip(spoken, self._read_speech(speech[spoken], speech_lengths[spoken]), strict=True))
+        vectors = dict(zip(spoken, self._read_speech(speech[spoken], speech_lengths[spoken], cache), strict=True))
         befores = _cut(self.decoder.embed(prefix), prefix_lengths)
         afters = _cut(self.decoder.embed(suffix), suffix_lengths)
         prompts = []
@@ -97,13 +104,25 @@ class ESPnetLLMSTModel(AbsESPnetModel):
                 prompts.append(self.decoder.scale_text(before))
         return prompts
 
-    def _read_speech(self, speech_BS: torch.Tensor, lengths_B: torch.Tensor) -> list[torch.Tensor]:
+    def _read_speech(self, speech_BS, lengths_B: torch.Tensor, cache: StateCache | None) -> list[torch.Tensor]:
         if not len(lengths_B):
             return []
         if self.encoder is None:
             raise InputError("this model has no encoder: it reads text only, by the task mt")
-        states_BTD, lengths_B, _ = self.encoder(speech_BS, lengths_B)
+        if speech_BS.dim() == 3 and not getattr(self.encoder, "reads_features", False):
+            raise InputError("the data has features, but the encoder reads waveforms: prepare audio (--feats_type raw)")
+        if cache is None:
+            states_BTD, lengths_B, _ = self.encoder(speech_BS, lengths_B)
+        else:
+            states_BTD, lengths_B = cache(self.encoder, speech_BS, lengths_B)
         return _cut(*self.postencoder(states_BTD, lengths_B))
+
+    def _open_cache(self) -> StateCache | None:
+        if self.cache is None and self.cache_folder is not None and self.encoder is not None:
+            if any(p.requires_grad for p in self.encoder.parameters()):
+                raise InputError("model_conf.cache_encoder: the encoder is trained, so its states change; remove it")
+            self.cache = StateCache(self.cache_folder, self.encoder, self.precision)
+        return self.cache
 
     def collect_feats(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """The waveform: there is nothing else to collect statistics of."""
@@ -112,9 +131,11 @@ class ESPnetLLMSTModel(AbsESPnetModel):
     def train(self, mode: bool = True) -> "ESPnetLLMSTModel":
         """Training mode reaches what is trained; the frozen rest stays in eval mode."""
         super().train(mode)
+        if self.cache is not None:  # an epoch or its validation begins
+            self.cache.flush()
         if mode:
-            set_train_mode(self)
-            self.training = True
+            for part in self.children():  # not itself: that would come back here where all is trained
+                set_train_mode(part)
         return self
 
     def to(self, *args, **kwargs) -> "ESPnetLLMSTModel":

@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from espnet_llmst.asr import Transcriber
 from espnet_llmst.cli import InputError, read_yaml
-from espnet_llmst.datadir.kaldi import read_table, text_files
+from espnet_llmst.datadir.audio import AudioError
+from espnet_llmst.datadir.format_features import read_matrix, samples_of
+from espnet_llmst.datadir.kaldi import read_table, speech_table, text_files
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.languages import english_name
 from espnet_llmst.precision import autocast
@@ -32,6 +34,7 @@ from espnet_llmst.train.collate import collate
 
 SAMPLE_RATE = 16000
 BATCH_SECONDS = 60.0  # speech encoded at a time, padding included
+WAVE = 8  # times the engine's rows: utterances decoded together, and again together when one of them is missing
 SHORTEST_SHARED = 8  # tokens before the speech that are worth a treatment of their own
 
 
@@ -104,12 +107,17 @@ class Speech2Text:
         """The n-best of each utterance.
 
         Args:
-            speech: one waveform (S,) at 16 kHz, or a list of them; None for mt.
+            speech: one waveform (S,) at 16 kHz, or features (F, M) where the encoder reads them, or a list of
+                such; None for mt.
             task: asr, st, smt, srt or mt; the model must know it.
             src, tgt: language codes; for asr both are the source.
             transcripts: what is said, for tasks whose prompt shows it.
         """
-        waves = [np.zeros(0)] * len(transcripts or []) if speech is None and task == "mt" else _waveforms(speech)
+        features = getattr(self.model.encoder, "reads_features", False)
+        if speech is None and task == "mt":
+            waves = [np.zeros(0)] * len(transcripts or [])
+        else:
+            waves = _speech(speech, 2 if features else 1)
         for code in (src, tgt):
             english_name(code)  # a missing or unknown language is refused here, by name
         if not waves:
@@ -119,7 +127,7 @@ class Speech2Text:
             str(n): {"speech": wave, "task": f"{task} {src} {tgt}", "transcript": transcript}
             for n, (wave, transcript) in enumerate(zip(waves, transcripts, strict=True))
         }
-        sizes = {key: len(one["speech"]) for key, one in data.items()}
+        sizes = {key: num_samples(len(one["speech"]), features) for key, one in data.items()}
         batches = make_batches(sizes, int(BATCH_SECONDS * SAMPLE_RATE))
         found = dict(self.stream([(key, data[key]) for key in batch] for batch in batches))
         return [found[key] for key in data]
@@ -159,20 +167,28 @@ class Speech2Text:
             arrays = {name: tensor.to(self.device) for name, tensor in arrays.items()}
             with self.autocast():
                 states = self.model.decoder.states_of(self.model.embed_prompts(**arrays))
-            for key, state, samples in zip(keys, states, arrays["speech_lengths"].tolist(), strict=True):
-                limit = None if rate is None else max(1, math.ceil(rate * samples / SAMPLE_RATE))
+            features = arrays["speech"].dim() == 3
+            for key, state, length in zip(keys, states, arrays["speech_lengths"].tolist(), strict=True):
+                seconds = num_samples(length, features) / SAMPLE_RATE
+                limit = None if rate is None else max(1, math.ceil(rate * seconds))
                 yield Prompt(key, state[skipped:].clone(), limit)
 
 
-def _waveforms(speech) -> list[np.ndarray]:
-    """One waveform or several, as float arrays (S,)."""
+def num_samples(length: int, features: bool) -> int:
+    """Samples of speech of a length in samples, or in frames of features."""
+    return samples_of(length) if features else length
+
+
+def _speech(speech, axes: int) -> list[np.ndarray]:
+    """One utterance or several, as float arrays (S,), or (F, M) with two axes."""
     if isinstance(speech, str):
         raise InputError(f"speech: '{speech}' is text; read the file, e.g. with soundfile, and give its samples")
-    single = getattr(speech, "ndim", None) == 1
+    single = getattr(speech, "ndim", None) == axes
     waves = [np.asarray(wave) for wave in ([speech] if single else speech)]
     for wave in waves:
-        if wave.ndim != 1 or len(wave) == 0 or not np.issubdtype(wave.dtype, np.floating):
-            raise InputError("speech: one-dimensional float samples at 16 kHz between -1 and 1 are expected")
+        if wave.ndim != axes or len(wave) == 0 or not np.issubdtype(wave.dtype, np.floating):
+            one = "one-dimensional float samples at 16 kHz between -1 and 1"
+            raise InputError(f"speech: {one if axes == 1 else 'float features (frames, features)'} are expected")
     return waves
 
 
@@ -233,6 +249,16 @@ def read_wave(path: str, utt: str) -> np.ndarray:
     return wave[:, 0]
 
 
+def read_speech(table: Path, place: str, utt: str) -> np.ndarray:
+    """A waveform (S,) of a wav.scp, or features (F, M) of a feats.scp, as float32."""
+    if table.name == "wav.scp":
+        return read_wave(place, utt)
+    try:
+        return read_matrix(place).astype(np.float32)
+    except AudioError as error:
+        raise InputError(f"{place}: features of {utt} cannot be read ({error}); run stage 3 again") from error
+
+
 def decode_dir(
     speech2text: Speech2Text,
     data_dir: Path,
@@ -249,26 +275,32 @@ def decode_dir(
 ) -> Iterator[tuple[str, list[Hypothesis], str | None]]:
     """Decode this job's share of a formatted data directory.
 
+    It goes in waves of `WAVE` times the engine's rows, the longest utterances first. What is decoded together with
+    an utterance decides the last digits of its score, so a wave that is not finished is decoded as a whole: a decode
+    that was killed and continued writes what an undisturbed one does, bit for bit.
+
     Args:
         batch_seconds: speech that is encoded at a time, padding included.
         job: 1-based; jobs take every ``num_jobs``-th utterance.
         shuffle_audio: seed of the control in which each utterance gets another one's audio.
         transcriber: writes the transcripts that the prompts show (cascade); None takes the set's own.
-        finished: utterances that are left out.
+        finished: utterances that are there already.
 
     Yields:
         Utterance, n-best and the transcriber's transcript, as they finish.
     """
-    waves = read_table(data_dir / "wav.scp")
+    table = speech_table(data_dir)
+    waves = read_table(table)
+    if transcriber and table.name == "feats.scp":
+        raise InputError(f"{table}: asr_model reads waveforms; prepare audio (--feats_type raw)")
     audio_of = other_audio(list(waves), shuffle_audio) if shuffle_audio is not None else {u: u for u in waves}
     shown = shown_transcripts(speech2text.preprocess.template, task, data_dir, src, transcriber)
     sizes = sizes_of_share(data_dir, job, num_jobs, audio_of)
     heard: dict[str, str] = {}
 
-    def batches() -> Iterator[list[tuple[str, dict]]]:
-        todo = {utt: size for utt, size in sizes.items() if utt not in finished}
-        for batch in make_batches(todo, int(batch_seconds * SAMPLE_RATE)):
-            speech = [read_wave(waves[audio_of[utt]], audio_of[utt]) for utt in batch]
+    def batches(wave: dict[str, int]) -> Iterator[list[tuple[str, dict]]]:
+        for batch in make_batches(wave, int(batch_seconds * SAMPLE_RATE)):
+            speech = [read_speech(table, waves[audio_of[utt]], audio_of[utt]) for utt in batch]
             if transcriber:
                 heard.update(zip(batch, transcriber(speech, src), strict=True))
             texts = heard if transcriber else shown
@@ -281,11 +313,23 @@ def decode_dir(
     done = sum(utt in finished for utt in sizes)
     speech_seconds, started = 0.0, time.monotonic()
     with tqdm(total=len(sizes), initial=done, desc=data_dir.name, unit="utt", disable=None) as bar:
-        for utt, nbest in speech2text.stream(batches()):
-            speech_seconds += sizes[utt] / SAMPLE_RATE
-            bar.update()
-            bar.set_postfix(rtf=f"{(time.monotonic() - started) / speech_seconds:.4f}", refresh=False)
-            yield utt, nbest, heard.pop(utt, None)
+        for wave in unfinished_waves(sizes, WAVE * speech2text.searcher.engine.rows, finished):
+            for utt, nbest in speech2text.stream(batches(wave)):
+                transcript = heard.pop(utt, None)
+                if utt not in finished:
+                    speech_seconds += sizes[utt] / SAMPLE_RATE
+                    bar.update()
+                    bar.set_postfix(rtf=f"{(time.monotonic() - started) / speech_seconds:.4f}", refresh=False)
+                    yield utt, nbest, transcript
+
+
+def unfinished_waves(sizes: dict[str, int], wave: int, finished: Collection[str]) -> Iterator[dict[str, int]]:
+    """Utterances in groups of ``wave``, the longest first; whole groups, without those that are all finished."""
+    order = sorted(sizes, key=lambda utt: (-sizes[utt], utt))
+    for start in range(0, len(order), wave):
+        utts = order[start : start + wave]
+        if not all(utt in finished for utt in utts):
+            yield {utt: sizes[utt] for utt in utts}
 
 
 def sizes_of_share(data_dir: Path, job: int, num_jobs: int, audio_of: dict[str, str] | None = None) -> dict[str, int]:
@@ -302,4 +346,4 @@ def shown_transcripts(
     shows = "{transcript}" in template.tasks.get(task, {}).get("prompt", "")
     if transcriber and not shows:
         raise InputError(f"asr_model: the prompt of '{task}' in {template.path} shows no transcript; decode smt or mt")
-    return read_table(text_files(data_dir)[src]) if shows and not transcriber else {}
+    return read_table(text_files(data_dir)[src], allow_empty=True) if shows and not transcriber else {}

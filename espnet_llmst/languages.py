@@ -6,6 +6,11 @@ import langcodes
 
 from espnet_llmst.cli import InputError
 
+# Where FLORES, FLEURS and LLM-SRT do not follow the macrolanguage: North Azerbaijani, Nepali, Odia, Swahili, Tagalog.
+_TAGS = {"az": "azj", "ne": "npi", "or": "ory", "sw": "swh", "fil": "tgl"}
+_NAMES = {"bn": "Bengali", "luo": "Luo"}  # CLDR: Bangla, Luo (Kenya and Tanzania)
+_WHISPER = {"cmn": "zh", "fil": "tl", "jv": "jw", "nb": "no"}
+
 
 @cache
 def _parse(code: str) -> langcodes.Language:
@@ -20,15 +25,17 @@ def _parse(code: str) -> langcodes.Language:
 
 def english_name(code: str) -> str:
     """The language's name in English: ``fr`` -> French, ``zh-CN`` -> Chinese."""
-    return _parse(code).language_name()
+    language = _parse(code)
+    return _NAMES.get(language.language) or language.language_name()
 
 
 def iso639_3(code: str) -> str:
-    """The three-letter tag: ``fr`` -> fra, ``zh-CN`` and ``cmn_hans_cn`` -> zho."""
-    return _parse(code).prefer_macrolanguage().to_alpha3()
+    """The three-letter tag: ``fr`` -> fra, ``zh-CN`` and ``cmn_hans_cn`` -> zho, ``yue_hant_hk`` -> yue."""
+    language = _parse(code)
+    return _TAGS.get(language.language) or language.prefer_macrolanguage().to_alpha3()
 
 
 def whisper_code(code: str) -> str:
     """The code by which Whisper knows the language: ``pt_br`` -> pt, ``cmn_hans_cn`` -> zh."""
     language = _parse(code).language
-    return {"cmn": "zh", "fil": "tl", "nb": "no"}.get(language, language)
+    return _WHISPER.get(language, language)

@@ -42,10 +42,9 @@ class ScheduledBeams(Beams):
         super().admit(rows, torch.full_like(limits, self.options.max_new_tokens), seeds)
         self.target_N[rows] = limits
 
-    def _changed(self, scores_NKV: torch.Tensor, rows: slice) -> torch.Tensor:
+    def _change(self, logits_NKV: torch.Tensor, norm_NK: torch.Tensor, rows: slice) -> None:
         due_N = self.length_N[rows] + 1 >= self.target_N[rows]
-        scores_NKV[..., EOS] = torch.where(due_N, NOW, LATE)[:, None]
-        return scores_NKV
+        logits_NKV[..., EOS] = torch.where(due_N, NOW, LATE)[:, None] + norm_NK
 
 
 class Schedule(LogitsProcessor):

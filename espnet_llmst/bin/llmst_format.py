@@ -1,11 +1,13 @@
-"""Command: format a data directory as one 16 kHz mono file per utterance, and filter it."""
+"""Command: format a data directory, audio as one 16 kHz mono file per utterance or features, and filter it."""
 
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from espnet_llmst.cli import InputError, get_parser, run
 from espnet_llmst.datadir.format_audio import format_data_dir
+from espnet_llmst.datadir.format_features import format_feature_dir
 
 
 def rate(text: str) -> int:
@@ -29,18 +31,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nj", type=int, default=1, help="number of processes")
     parser.add_argument("--force", action="store_true", help="make everything again")
     args = parser.parse_args(argv)
-    summary = format_data_dir(
-        args.data_dir,
-        args.out_dir,
-        fs=rate(args.fs),
-        audio_format=args.audio_format,
-        min_duration=args.min_duration,
-        max_duration=args.max_duration,
-        drop=not args.keep_all,
-        langs=args.langs,
-        nj=args.nj,
-        force=args.force,
-    )
+    options = {"min_duration": args.min_duration, "max_duration": args.max_duration, "drop": not args.keep_all}
+    options |= {"langs": args.langs, "nj": args.nj, "force": args.force}
+    if (Path(args.data_dir) / "feats.scp").is_file() and not (Path(args.data_dir) / "wav.scp").is_file():
+        summary = format_feature_dir(args.data_dir, args.out_dir, **options)
+    else:
+        audio = {"fs": rate(args.fs), "audio_format": args.audio_format}
+        summary = format_data_dir(args.data_dir, args.out_dir, **audio, **options)
     hours, reasons = summary["seconds"] / 3600, summary["reasons"]
     line = f"{args.out_dir}: {summary['utterances']} utterances, {hours:.2f} h, dropped {summary['dropped']}"
     if reasons:

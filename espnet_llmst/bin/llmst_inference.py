@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llmst.cli import InputError, get_parser, run
+from espnet_llmst.datadir.kaldi import speech_table
 from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.search.output import merge_jobs, write_info, write_results
 from espnet_llmst.search.shard import Shard
@@ -76,8 +77,7 @@ def work_of(args: Namespace) -> list[Work]:
         works = [Work(args.data_dir, args.direction, args.output_dir, args.shuffle_audio)]
     for work in works:
         parse_direction(work.direction)
-        if not (work.data_dir / "wav.scp").is_file():
-            raise InputError(f"{work.data_dir}/wav.scp is missing: give a formatted set (stage 3)")
+        speech_table(work.data_dir)
     return works
 
 
@@ -142,10 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if not args.merge:
         decode(args)
-    elif args.output_dir:
-        merge_jobs(args.output_dir, args.num_jobs)
-    else:
-        raise InputError("--output_dir is required for --merge")
+        return
+    if not (args.decode_list or args.output_dir):
+        raise InputError("--output_dir or --decode_list is required for --merge")
+    for output_dir in [work.output_dir for work in work_of(args)] if args.decode_list else [args.output_dir]:
+        merge_jobs(output_dir, args.num_jobs)
 
 
 if __name__ == "__main__":

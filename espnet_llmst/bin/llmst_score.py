@@ -3,17 +3,20 @@
 import json
 import shlex
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_llmst.cli import InputError, get_parser, run
 from espnet_llmst.datadir.kaldi import atomic_write, read_table
+from espnet_llmst.scoring.comet import DEFAULT_COMET, comet_score
+from espnet_llmst.scoring.decodes import read_durations
 from espnet_llmst.scoring.metrics import ALL_METRICS, ASR_METRICS, ST_METRICS
 from espnet_llmst.scoring.results import bleu_with_interval
-from espnet_llmst.scoring.score import bucket_edges_of, score_hypotheses
+from espnet_llmst.scoring.score import align, bucket_edges_of, edges_of, score_hypotheses, split_srt
 
 METRICS = {"st": ST_METRICS, "asr": ASR_METRICS}
+PRINTED = ("BLEU", "spBLEU", "chrF2", "TER", "WER", "CER", "COMET")
 
 
 def parser() -> ArgumentParser:
@@ -23,26 +26,26 @@ def parser() -> ArgumentParser:
     p.add_argument("--tgt_lang", required=True, help="language of the text, e.g. de or zh-CN")
     p.add_argument("--out", required=True, metavar="JSON", help="where the scores go")
     p.add_argument("--kind", choices=sorted(METRICS), default="st", help="st: BLEU, chrF2, TER; asr: WER, CER")
-    p.add_argument("--metrics", nargs="+", choices=ALL_METRICS, help="metrics other than those of --kind")
+    p.add_argument("--metrics", nargs="+", choices=ALL_METRICS, help="metrics in place of those of --kind")
+    p.add_argument("--also", nargs="+", choices=ALL_METRICS, default=[], help="more metrics, e.g. spBLEU")
     p.add_argument("--tokenize", help="BLEU tokenizer of sacreBLEU other than the language's own")
     p.add_argument("--durations", metavar="TABLE", help="utt2num_samples (or utt2dur, with --fs 1)")
     p.add_argument("--fs", type=float, default=16000, help="samples per second in --durations")
-    p.add_argument("--buckets", default="5,10,15", help="edges of the duration buckets in seconds")
+    p.add_argument(
+        "--buckets", default="5,10,15", help="edges of the duration buckets in seconds; lst, aligned: the papers'"
+    )
+    p.add_argument("--length_buckets", default="10,20,30,40", help="edges of the buckets by words of the reference")
+    p.add_argument(
+        "--srt_tags", metavar="TAGS", help="--hyp is '<transcript>TAGS<translation>': score the --kind's part"
+    )
+    p.add_argument("--comet", metavar="COMMAND", help="comet-score of an environment with unbabel-comet: adds COMET")
+    p.add_argument("--comet_model", default=DEFAULT_COMET, help="COMET model: name on the hub, or a .ckpt file")
+    p.add_argument("--comet_gpus", type=int, default=0, help="devices for COMET")
+    p.add_argument("--src", metavar="TEXT", help="source texts, '<id> <text>', which COMET reads")
     p.add_argument("--decode_info", metavar="JSON", help="decode.json of the decoder, for the real-time factor")
     p.add_argument("--set", dest="set_name", help="name of the set; unset: the folder of --out")
     p.add_argument("--allow_missing", action="store_true", help="count a missing hypothesis as an empty one")
     return p
-
-
-def read_durations(path: str, fs: float) -> dict[str, float]:
-    """Seconds per utterance from a table of sample counts at ``fs`` samples per second."""
-    seconds = {}
-    for utt, value in read_table(path).items():
-        try:
-            seconds[utt] = float(value) / fs
-        except ValueError as error:
-            raise InputError(f"{path}: utterance {utt}: '{value}' is not a number of samples") from error
-    return seconds
 
 
 def read_decode_info(path: str) -> dict:
@@ -58,8 +61,47 @@ def read_decode_info(path: str) -> dict:
 
 def summary(scores: dict) -> str:
     """One line for the terminal."""
-    parts = [f"{name} {bleu_with_interval(scores[name])}" for name in ALL_METRICS if name in scores]
+    parts = [f"{name} {bleu_with_interval(scores[name])}" for name in PRINTED if name in scores]
     return f"{scores['set']}: n={scores['n']}  " + "  ".join(parts)
+
+
+def comet_of(args: Namespace, hyps: dict[str, str], refs: list[dict[str, str]]) -> dict:
+    """COMET of what is scored, from the source texts in ``--src``."""
+    if not args.src or len(refs) != 1:
+        raise InputError("--comet needs the source texts, --src TEXT, and exactly one file in --ref")
+    sources = read_table(args.src, allow_empty=True)
+    ids, texts, (ref,), _ = align(hyps, refs, args.allow_missing)
+    lacking = [utt for utt in ids if utt not in sources]
+    if lacking:
+        raise InputError(f"{args.src}: utterance {lacking[0]} is missing, COMET reads the source of every reference")
+    options = {"command": args.comet, "model": args.comet_model, "gpus": args.comet_gpus}
+    return comet_score(texts, ref, [sources[utt] for utt in ids], **options)
+
+
+def scores_of(args: Namespace, command: str) -> dict:
+    """What ``--out`` gets."""
+    hyps, malformed = read_table(args.hyp, allow_empty=True), {}
+    refs = [read_table(ref, allow_empty=True) for ref in args.ref]  # a test set is kept whole
+    if args.srt_tags:
+        *parts, count = split_srt(hyps, args.srt_tags)
+        hyps, malformed = parts[args.kind == "st"], {"n_malformed": count}
+    durations = read_durations(args.durations, args.fs) if args.durations else None
+    comet = {"COMET": comet_of(args, hyps, refs)} if args.comet else {}
+    scores = score_hypotheses(
+        hyps,
+        refs,
+        tgt_lang=args.tgt_lang,
+        durations=durations,
+        bucket_edges=bucket_edges_of(args.buckets, list((durations or {}).values())),
+        length_edges=edges_of(args.length_buckets, "--length_buckets"),
+        allow_missing=args.allow_missing,
+        metrics=list(dict.fromkeys([*(args.metrics or METRICS[args.kind]), *args.also])),
+        tokenize=args.tokenize,
+        set_name=args.set_name or Path(args.out).absolute().parent.name,
+        decode_info=read_decode_info(args.decode_info) if args.decode_info else None,
+        command=command,
+    )
+    return {**scores, **malformed, **comet}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,19 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.fs <= 0:
         raise InputError(f"--fs {args.fs:g} is not a sampling rate, give samples per second")
     given = sys.argv[1:] if argv is None else argv
-    scores = score_hypotheses(
-        read_table(args.hyp, allow_empty=True),
-        [read_table(ref) for ref in args.ref],
-        tgt_lang=args.tgt_lang,
-        durations=read_durations(args.durations, args.fs) if args.durations else None,
-        bucket_edges=bucket_edges_of(args.buckets),
-        allow_missing=args.allow_missing,
-        metrics=args.metrics or METRICS[args.kind],
-        tokenize=args.tokenize,
-        set_name=args.set_name or Path(args.out).absolute().parent.name,
-        decode_info=read_decode_info(args.decode_info) if args.decode_info else None,
-        command=shlex.join(["llmst_score", *given]),
-    )
+    scores = scores_of(args, shlex.join(["llmst_score", *given]))
     with atomic_write(args.out) as file:
         json.dump(scores, file, indent=2, ensure_ascii=False)
         file.write("\n")

@@ -118,6 +118,18 @@ def text_files(data_dir: str | Path) -> dict[str, Path]:
     return dict(sorted(best.items()))
 
 
+def speech_table(set_dir: str | Path) -> Path:
+    """The table of a formatted set's speech: feats.scp where it has features, else wav.scp.
+
+    Raises:
+        InputError: it has neither.
+    """
+    for name in ("feats.scp", "wav.scp"):
+        if (Path(set_dir) / name).is_file():
+            return Path(set_dir) / name
+    raise InputError(f"{set_dir}/wav.scp is missing: give a formatted set (stage 3)")
+
+
 def table_key(name: str, segmented: bool) -> str | None:
     """What a file of a data directory is keyed by: "utt", "reco", "spk", or None where it is no table.
 
@@ -131,7 +143,7 @@ def table_key(name: str, segmented: bool) -> str | None:
         return "utt"
     if name.startswith("reco2"):
         return "reco"
-    return "spk" if name.startswith("spk2") else None
+    return "spk" if name == "cmvn.scp" or name.startswith("spk2") else None
 
 
 def table_names(data_dir: str | Path) -> list[str]:

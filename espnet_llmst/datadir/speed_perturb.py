@@ -79,6 +79,8 @@ def speed_perturb(
         return done
     (out_dir / ".done").unlink(missing_ok=True)
     tables = read_data_dir(in_dir)
+    if "wav.scp" not in tables:
+        raise InputError(f"{in_dir}/wav.scp: missing; features have their speed already, leave out the speed factors")
     changed = tuple(factor for factor in factors if factor != 1)
     target = Target(out_dir / "data", fs, changed, reuse=not force)
     made: dict[str, dict[float, str]] = {}

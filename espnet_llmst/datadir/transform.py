@@ -20,7 +20,7 @@ from espnet_llmst.datadir.kaldi import (
 Tables = dict[str, dict[str, str]]  # file name -> table
 _PLAIN_FILES = ("feats_type", "audio_format", "frame_shift")  # no tables: they hold for the whole directory
 
-_OF_AUDIO = ("wav.scp", "segments", "feats.scp", "vad.scp", "utt2num_samples", "utt2num_frames", "utt2dur")
+_OF_AUDIO = ("wav.scp", "segments", "feats.scp", "cmvn.scp", "vad.scp", "utt2num_samples", "utt2num_frames", "utt2dur")
 
 
 def read_data_dir(data_dir: str | Path) -> Tables:

@@ -30,6 +30,8 @@ class CausalLMDecoder(AbsDecoder):
             writes them.
         quantize: "nf4" keeps the frozen linear layers in 4 bits, doubly quantised, and computes in ``dtype``
             (QLoRA; LLaST's code). Needs the package bitsandbytes; trains through ``lora`` only.
+        attention: transformers' ``attn_implementation`` for training, e.g. "flash_attention_2" or "eager";
+            None for its own choice. The search has an attention of its own.
 
     Raises:
         InputError: no model there, an unknown ``quantize``, or bitsandbytes is missing.
@@ -43,11 +45,15 @@ class CausalLMDecoder(AbsDecoder):
         dtype: str = "float32",
         added_tokens: Sequence[str] | None = None,
         quantize: str | None = None,
+        attention: str | None = None,
     ) -> None:
         super().__init__()
         require_model(model)
         self.lm = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, dtype), quantization_config=quantization(quantize, dtype)
+            model,
+            dtype=getattr(torch, dtype),
+            quantization_config=quantization(quantize, dtype),
+            attn_implementation=attention,
         )
         self.added = None
         if added_tokens:

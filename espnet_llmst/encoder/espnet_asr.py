@@ -1,4 +1,4 @@
-"""The encoder of an ESPnet ASR experiment as an encoder of ours: waveform in, hidden states out.
+"""The encoder of an ESPnet ASR experiment as an encoder of ours: waveform or features in, hidden states out.
 
 Shapes: B batch, S samples, F feature frames, M features of a frame, C channels, T encoder frames, D width.
 """
@@ -48,6 +48,9 @@ class ESPnetASREncoder(AbsEncoder):
     ESPnet's decoder sees. A row of a batch equals the utterance alone, which is not so in ESPnet itself:
     there the features' last frames, the frame count and the convolutions feel the padding.
 
+    An experiment with ``input_size`` was trained on ready-made features, such as Kaldi's filter banks and pitch: it
+    has no front-end, and reads such features here, too (``reads_features``).
+
     Args:
         model: directory with ``config.yaml`` and the weights: ``valid.acc.ave.pth``, else
             ``valid.acc.best.pth``, else the only ``*.pth``.
@@ -66,21 +69,35 @@ class ESPnetASREncoder(AbsEncoder):
         with open(config_file, encoding="utf-8") as file:
             config = yaml.safe_load(file)
         check_supported(config, config_file)
+        self.input_size: int | None = config.get("input_size")
         weights = read_weights(weights_file)
         for name, part in build_parts(config, config_file, weights).items():
             self.add_module(name, part)  # under ESPnet's names, None for a part it does not have
         load_parts(self, weights, weights_file)
-        if self.frontend.logmel.mel_options["sr"] != SAMPLE_RATE:
+        if self.frontend is not None and self.frontend.logmel.mel_options["sr"] != SAMPLE_RATE:
             raise InputError(f"{config_file}: frontend_conf.fs must be {SAMPLE_RATE}, the rate of the speech")
         # The old relative positions depend on how long the longest utterance is.
         self.one_length_at_a_time = any("Legacy" in type(module).__name__ for module in self.encoder.modules())
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the input is features (B, F, M) instead of waveforms (B, S)."""
+        return self.input_size is not None
 
     def output_size(self) -> int:
         """Width D of the states."""
         return self.encoder.output_size()
 
     def forward(self, xs_pad: torch.Tensor, ilens: torch.Tensor, prev_states: torch.Tensor | None = None):
-        """Waveforms (B, S) at 16 kHz with lengths (B,) to states (B, T, D), lengths (B,) and None."""
+        """Speech with lengths (B,) to states (B, T, D), lengths (B,) and None.
+
+        Args:
+            xs_pad: waveforms (B, S) at 16 kHz; or features (B, F, M), if ``reads_features``.
+            ilens: samples or frames of each.
+        Raises:
+            InputError: waveforms where features are read, or the other way round.
+        """
+        check_input(xs_pad, self.input_size)
         trains = any(p.requires_grad for p in self.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             with torch.autocast(xs_pad.device.type, enabled=False):
@@ -92,16 +109,28 @@ class ESPnetASREncoder(AbsEncoder):
             states_BTD = (encode_by_length if alone else encode_batch)(self.encoder, feats_BFM, frames_B)
         return states_BTD, subsampled(self.encoder.embed, frames_B), None
 
-    def extract(self, speech_BS: torch.Tensor, num_samples_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extract(self, speech: torch.Tensor, lengths_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised features (B, F, M) and their lengths; too short an utterance is zero-padded to one state."""
+        read = self._pad_features if self.reads_features else self._extract_features
+        feats_BFM, frames_B = read(speech, lengths_B)
+        return (feats_BFM, frames_B) if self.normalize is None else self.normalize(feats_BFM, frames_B)
+
+    def _pad_features(self, feats_BFM: torch.Tensor, frames_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        frames_B = frames_B.clamp(min=needed_frames(self.encoder.embed))
+        size = int(frames_B.max())
+        # In any case a copy: ESPnet's normalisation works in place.
+        return torch.nn.functional.pad(feats_BFM[:, :size], (0, 0, 0, max(0, size - feats_BFM.size(1)))), frames_B
+
+    def _extract_features(
+        self, speech_BS: torch.Tensor, num_samples_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         stft = self.frontend.stft
         shortest = (needed_frames(self.encoder.embed) - 1) * stft.hop_length + (0 if stft.center else stft.n_fft)
         num_samples_B = num_samples_B.clamp(min=shortest)
         if stft.center:
             speech_BS = mirror_ends(speech_BS, num_samples_B, stft.n_fft // 2)
         feats_BFM, frames_B = self.frontend(speech_BS, num_samples_B)
-        feats_BFM = feats_BFM[:, : int(frames_B.max())]
-        return (feats_BFM, frames_B) if self.normalize is None else self.normalize(feats_BFM, frames_B)
+        return feats_BFM[:, : int(frames_B.max())], frames_B
 
 
 def find_experiment(model: str | None, asr_config: str | None, asr_model: str | None) -> tuple[Path, Path]:
@@ -136,8 +165,18 @@ def check_supported(config: dict, config_file: Path) -> None:
     for name in ("interctc_use_conditioning", "ctc_trim"):
         if conf.get(name):
             raise InputError(f"{config_file}: encoder_conf.{name} lets the encoder read CTC output: not supported")
-    if config.get("input_size") is not None or config.get("frontend", "default") is None:
-        raise InputError(f"{config_file}: a model of ready-made features (input_size); it must read waveforms")
+    if config.get("input_size") is None and config.get("frontend", "default") is None:
+        raise InputError(f"{config_file}: neither frontend nor input_size: what does this model read?")
+
+
+def check_input(speech: torch.Tensor, input_size: int | None) -> None:
+    """Raise InputError for waveforms where features are read, or the other way round."""
+    if input_size is None and speech.dim() == 3:
+        raise InputError(f"speech: {speech.size(2)} features a frame, but this encoder reads waveforms; use another")
+    if input_size is not None and speech.dim() == 2:
+        raise InputError(f"speech: waveforms, but this encoder reads {input_size} features a frame; use another")
+    if input_size is not None and speech.size(2) != input_size:
+        raise InputError(f"speech: {speech.size(2)} features a frame, but this encoder reads {input_size}; use another")
 
 
 def read_weights(weights_file: Path) -> dict[str, torch.Tensor]:
@@ -163,11 +202,15 @@ def get_class(config: dict, config_file: Path, part: str, default: str | None) -
 def build_parts(config: dict, config_file: Path, weights: dict[str, torch.Tensor]) -> dict:
     """The parts of the model up to its encoder, by their names in ESPnet; None where there is none."""
     parts = {}
+    size = config.get("input_size")
     for part, default in DEFAULTS.items():
         chosen = get_class(config, config_file, part, default)
+        if part == "frontend" and size is not None:
+            chosen = None  # its name may still stand in the settings
         conf = dict(config.get(f"{part}_conf") or {})
         if part == "encoder":
-            conf["input_size"] = (parts["preencoder"] or parts["frontend"]).output_size()
+            before = parts["preencoder"] or parts["frontend"]
+            conf["input_size"] = before.output_size() if before else size
             conf.pop("gradient_checkpoint_layers", None)  # recomputation would miss `padding_masked`
         try:
             with tempfile.TemporaryDirectory() as scratch:

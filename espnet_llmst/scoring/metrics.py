@@ -1,27 +1,42 @@
 """Corpus scores with signatures: BLEU, chrF2, TER by sacreBLEU; WER, CER by jiwer after Whisper's normaliser.
 
-Every score is a percentage and comes as ``{"score": float, "signature": str}``, the sacreBLEU ones with
-``"ci95": [low, high]`` beside. BLEU and chrF2 grow with quality; TER, WER and CER fall.
+Every score is a percentage and comes as ``{"score": float, "signature": str, "ci95": [low, high]}``. BLEU, spBLEU
+and chrF2 grow with quality; TER, WER and CER fall (``FALLING``). ``_lc`` scores lower-cased text, ``_cased`` text
+as it is: sacreBLEU's BLEU and chrF2 heed case by default and its TER does not.
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from pathlib import Path
 
 from espnet_llmst.cli import InputError
 
-ST_METRICS = ("BLEU", "BLEU_lc", "chrF2", "TER")
+ST_METRICS = ("BLEU", "BLEU_lc", "chrF2", "chrF2_lc", "TER", "TER_cased")
 ASR_METRICS = ("WER", "CER")
-ALL_METRICS = ST_METRICS + ASR_METRICS
+ALL_METRICS = (*ST_METRICS, "spBLEU", *ASR_METRICS)
+FALLING = frozenset({"TER", "TER_cased", "WER", "CER"})  # the lower the better
 N_BOOTSTRAP = 1000
+SPBLEU_TOKENIZER = "flores200"
+SPBLEU_MODEL = "https://tinyurl.com/flores200sacrebleuspm"
 # Scripts written without blanks between words: words are no unit there, characters are.
 CHARACTER_LANGUAGES = frozenset({"th", "km", "lo", "my"})
 UNSPACED_LANGUAGES = CHARACTER_LANGUAGES | {"zh", "ja"}
 
 
+def bootstrap_seed() -> int | None:
+    """The seed that sacreBLEU draws its resamples with; None (``SACREBLEU_SEED=none``): another one every time."""
+    seed = os.environ.get("SACREBLEU_SEED", "12345")
+    return None if seed.lower() == "none" else int(seed)
+
+
 def base_language(lang: str) -> str:
-    """The language of a code without its region: ``zh-CN`` -> ``zh``, ``pt_br`` -> ``pt``."""
-    return lang.replace("_", "-").split("-")[0].lower()
+    """The language of a code without its region: ``zh-CN`` and ``cmn_hans_cn`` -> ``zh``, ``pt_br`` -> ``pt``.
+
+    Cantonese counts as Chinese, as its writing asks of tokenizers.
+    """
+    language = lang.replace("_", "-").split("-")[0].lower()
+    return {"cmn": "zh", "yue": "zh"}.get(language, language)
 
 
 def bleu_tokenizer(tgt_lang: str) -> str:
@@ -51,23 +66,61 @@ def _need_mecab() -> None:
         )
 
 
-def _sacrebleu_metric(name: str, tgt_lang: str, tokenize: str | None):
-    from sacrebleu.metrics import BLEU, CHRF, TER
+def _bleu(name: str, tgt_lang: str, tokenize: str | None):
+    from sacrebleu.metrics import BLEU
 
-    if name == "chrF2":
-        return CHRF()
-    if name == "TER":
-        # TER counts words; Chinese and Japanese have none unless their characters are set apart
-        asian = base_language(tgt_lang) in ("zh", "ja")
-        return TER(normalized=asian, asian_support=asian)
-    tokenize = tokenize or bleu_tokenizer(tgt_lang)
+    tokenize = SPBLEU_TOKENIZER if name == "spBLEU" else tokenize or bleu_tokenizer(tgt_lang)
     if tokenize not in BLEU.TOKENIZERS:
         raise InputError(f"sacreBLEU has no tokenizer '{tokenize}', choose from {', '.join(BLEU.TOKENIZERS)}")
     try:
         return BLEU(tokenize=tokenize, lowercase=name == "BLEU_lc")
     except (ImportError, OSError, RuntimeError) as error:  # no package, or no network for its model
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(f"sacreBLEU cannot set up tokenizer '{tokenize}', install or fetch it: {reason}") from error
+        raise InputError(f"sacreBLEU cannot set up tokenizer '{tokenize}': {reason}; {_remedy(tokenize)}") from error
+
+
+def _remedy(tokenize: str) -> str:
+    if tokenize != SPBLEU_TOKENIZER:
+        return "install or fetch what it needs, or choose another with --tokenize"
+    models = Path(os.environ.get("SACREBLEU", Path.home() / ".sacrebleu")) / "models"
+    return f"without network, fetch {SPBLEU_MODEL} elsewhere and put it at {models / Path(SPBLEU_MODEL).name}"
+
+
+def _ter(name: str, tgt_lang: str):
+    from sacrebleu.metrics import TER
+
+    # TER counts words; Chinese and Japanese have none unless their characters are set apart
+    asian = base_language(tgt_lang) in ("zh", "ja")
+    return TER(normalized=asian, asian_support=asian, case_sensitive=name == "TER_cased")
+
+
+def _chrf(name: str):
+    from sacrebleu.metrics import CHRF
+
+    return CHRF(lowercase=name == "chrF2_lc")
+
+
+def sacrebleu_metric(name: str, tgt_lang: str, tokenize: str | None = None):
+    """The metric of a name as an instance of sacreBLEU's ``Metric``, for its scores and its significance tests.
+
+    Args:
+        name: any of ``ALL_METRICS``.
+        tgt_lang: language code of the text; it chooses the tokenizer of BLEU, the normaliser of WER and CER and,
+            for Chinese and Japanese, TER's splitting of characters (``--ter-normalized --ter-asian-support``).
+        tokenize: another tokenizer for BLEU, e.g. ``flores200``.
+
+    Raises:
+        InputError: unknown metric, or a tokenizer that cannot be had.
+    """
+    if name not in ALL_METRICS:
+        raise InputError(f"unknown metric '{name}', choose from {', '.join(ALL_METRICS)}")
+    if name in ASR_METRICS:
+        from espnet_llmst.scoring.error_rate import ErrorRate
+
+        return _with_float_scores(ErrorRate(name, tgt_lang))
+    family = name.removesuffix("_lc").removesuffix("_cased")
+    makers = {"chrF2": lambda: _chrf(name), "TER": lambda: _ter(name, tgt_lang)}
+    return _with_float_scores(makers.get(family, lambda: _bleu(name, tgt_lang, tokenize))())
 
 
 def _with_float_scores(metric):
@@ -87,44 +140,6 @@ def _with_float_scores(metric):
     return metric
 
 
-def sacrebleu_score(
-    name: str,
-    hyps: Sequence[str],
-    refs: Sequence[Sequence[str]],
-    tgt_lang: str,
-    *,
-    tokenize: str | None = None,
-    n_bootstrap: int = N_BOOTSTRAP,
-) -> dict:
-    """One sacreBLEU corpus score, as the ``sacrebleu`` command gives it.
-
-    Args:
-        name: one of ``ST_METRICS``; ``BLEU_lc`` is BLEU of lower-cased text.
-        hyps: one hypothesis per utterance, detokenised; may be empty strings.
-        refs: one list per reference set, each as long as ``hyps`` and in its order.
-        tgt_lang: target language code; it chooses the tokenizer of BLEU and, for Chinese and Japanese,
-            TER's splitting of characters (``--ter-normalized --ter-asian-support``).
-        tokenize: another tokenizer for BLEU, e.g. ``flores200``.
-        n_bootstrap: resamples for the confidence interval; below 2: no interval.
-
-    Returns:
-        ``score``, ``signature`` and ``ci95``: mean -/+ half-width over sacreBLEU's own bootstrap samples, cut
-        to the range of the metric. The seed is sacreBLEU's 12345 (``SACREBLEU_SEED`` changes it); the
-        signature names it.
-
-    Raises:
-        InputError: the tokenizer cannot be had.
-    """
-    metric = _with_float_scores(_sacrebleu_metric(name, tgt_lang, tokenize))
-    score = metric.corpus_score(list(hyps), [list(ref) for ref in refs], n_bootstrap=n_bootstrap)
-    result = {"score": float(score.score), "signature": str(metric.get_signature())}
-    if n_bootstrap > 1:
-        top = float("inf") if name == "TER" else 100.0  # TER has no upper bound
-        mean, half = float(score._mean), float(score._ci)
-        result["ci95"] = [max(0.0, mean - half), min(top, mean + half)]
-    return result
-
-
 def whisper_normalizer(lang: str) -> tuple[Callable[[str], str], str]:
     """Whisper's text normaliser for a language, and its name for the signature.
 
@@ -140,30 +155,6 @@ def whisper_normalizer(lang: str) -> tuple[Callable[[str], str], str]:
     return BasicTextNormalizer(), "whisper-basic"
 
 
-def error_rate(name: str, hyps: Sequence[str], refs: Sequence[str], lang: str) -> dict:
-    """WER or CER over a corpus after Whisper's normaliser.
-
-    Args:
-        name: ``WER`` or ``CER``. CER counts the blanks between words, except in scripts without them.
-        hyps, refs: one string per utterance, in the same order.
-        lang: language code of the text.
-
-    Raises:
-        InputError: no reference has any word left after normalisation.
-    """
-    import jiwer
-
-    normalize, normalizer = whisper_normalizer(lang)
-    blanks = name == "WER" or base_language(lang) not in UNSPACED_LANGUAGES
-    refs, hyps = ([(" " if blanks else "").join(normalize(t).split()) for t in side] for side in (refs, hyps))
-    if not any(refs):
-        raise InputError(f"{name}: every reference is empty after Whisper's normaliser, check --ref and --tgt_lang")
-    rate = (jiwer.wer if name == "WER" else jiwer.cer)(refs, hyps)
-    parts = {"nrefs": 1, "norm": normalizer, "blanks": "yes" if blanks else "no", "jiwer": version("jiwer")}
-    parts["transformers"] = version("transformers")
-    return {"score": 100.0 * rate, "signature": "|".join(f"{k}:{v}" for k, v in parts.items())}
-
-
 def corpus_score(
     name: str,
     hyps: Sequence[str],
@@ -173,15 +164,33 @@ def corpus_score(
     tokenize: str | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
 ) -> dict:
-    """One score by its name, any of ``ALL_METRICS``; arguments as in ``sacrebleu_score``.
+    """One corpus score; those of sacreBLEU are what the ``sacrebleu`` command gives.
+
+    Args:
+        name: one of ``ALL_METRICS``.
+        hyps: one hypothesis per utterance, detokenised; may be empty strings.
+        refs: one list per reference set, each as long as ``hyps`` and in its order.
+        tgt_lang, tokenize: as in ``sacrebleu_metric``.
+        n_bootstrap: resamples for the confidence interval; below 2: no interval.
+
+    Returns:
+        ``score``, ``signature`` and ``ci95``: mean -/+ half-width over sacreBLEU's own bootstrap samples, cut
+        to the range of the metric. The seed is sacreBLEU's 12345 (``SACREBLEU_SEED`` changes it); the
+        signature names it.
 
     Raises:
-        InputError: unknown metric, an error rate with several references, or no tokenizer.
+        InputError: unknown metric, no tokenizer, or an error rate with several references or without words.
     """
-    if name not in ALL_METRICS:
-        raise InputError(f"unknown metric '{name}', choose from {', '.join(ALL_METRICS)}")
-    if name in ST_METRICS:
-        return sacrebleu_score(name, hyps, refs, tgt_lang, tokenize=tokenize, n_bootstrap=n_bootstrap)
-    if len(refs) != 1:
+    metric = sacrebleu_metric(name, tgt_lang, tokenize)
+    if name in ASR_METRICS and len(refs) != 1:
         raise InputError(f"{name} takes one reference, not {len(refs)}: give one file to --ref")
-    return error_rate(name, hyps, refs[0], tgt_lang)
+    score = metric.corpus_score(list(hyps), [list(ref) for ref in refs], n_bootstrap=n_bootstrap)
+    result = {"score": float(score.score), "signature": str(metric.get_signature())}
+    if n_bootstrap > 1:
+        result["ci95"] = interval(name, float(score._mean), float(score._ci))
+    return result
+
+
+def interval(name: str, mean: float, half: float) -> list[float]:
+    """``mean`` -/+ ``half``, cut to the range of the metric; error rates have no upper bound."""
+    return [max(0.0, mean - half), mean + half if name in FALLING else min(100.0, mean + half)]

@@ -80,8 +80,7 @@ class Beams:
         norm_NK = logits_NKV.logsumexp(dim=-1)
         wanted = 2 * self.options.beam_size
         if self.options.changes_scores:
-            logits_NKV = self._changed(logits_NKV - norm_NK[..., None], rows)
-            norm_NK = torch.zeros_like(norm_NK)
+            self._change(logits_NKV, norm_NK, rows)
         # The best of every beam first: the vocabulary is normalised only where it matters.
         best_NKC, token_NKC = logits_NKV.topk(min(wanted, logits_NKV.size(-1)), dim=-1)
         running_NK = self.running_NK[rows][:, : logits_NKV.size(1)]
@@ -95,22 +94,25 @@ class Beams:
             return pad(score_NC, (0, short), value=2 * NEVER), pad(parent_NC, (0, short)), pad(token_NC, (0, short))
         return score_NC, parent_NC, token_NC
 
-    def _changed(self, scores_NKV: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Scores after repetition penalty, n-gram limit and minimum length, in transformers' order."""
+    def _change(self, logits_NKV: torch.Tensor, norm_NK: torch.Tensor, rows: slice) -> None:
+        """Repetition penalty, n-gram limit and minimum length, in place and in transformers' order.
+
+        They are defined on log-probabilities, logits less ``norm_NK``; only those of tokens concerned are computed.
+        """
         options, length_N = self.options, self.length_N[rows]
-        beams = scores_NKV.size(1)
+        beams = logits_NKV.size(1)
         for n, length in enumerate(length_N.tolist()):
             texts_KT = torch.cat([self.start.expand(beams, -1), self.running_NKT[rows][n, :beams, :length]], dim=1)
             if options.repetition_penalty != 1.0 and texts_KT.size(1):
-                seen = scores_NKV[n].gather(1, texts_KT)
-                penalty = options.repetition_penalty
-                scores_NKV[n].scatter_(1, texts_KT, torch.where(seen < 0, seen * penalty, seen / penalty))
+                norm_K1, penalty = norm_NK[n, :, None], options.repetition_penalty
+                seen_KT = logits_NKV[n].gather(1, texts_KT) - norm_K1
+                seen_KT = torch.where(seen_KT < 0, seen_KT * penalty, seen_KT / penalty)
+                logits_NKV[n].scatter_(1, texts_KT, seen_KT + norm_K1)
             if options.no_repeat_ngram_size:
                 for k, text in enumerate(texts_KT.tolist()):
-                    scores_NKV[n, k, banned_tokens(text, options.no_repeat_ngram_size)] = -torch.inf
+                    logits_NKV[n, k, banned_tokens(text, options.no_repeat_ngram_size)] = -torch.inf
             if length < options.min_new_tokens:
-                scores_NKV[n, :, self.eos] = -torch.inf
-        return scores_NKV
+                logits_NKV[n, :, self.eos] = -torch.inf
 
     def _finish(self, score_NC, parent_NC, token_NC, ends_NC, length_N, rows: slice) -> None:
         """Keep the K best of the finished so far and of those of the K best candidates that end now."""
@@ -146,8 +148,9 @@ class Beams:
 
     def _greedy(self, logits_NV: torch.Tensor, rows: slice) -> torch.Tensor:
         """One token for each utterance, the most likely or a drawn one; the first end of sequence ends it."""
-        if self.options.changes_scores:
-            logits_NV = self._changed(logits_NV[:, None], rows)[:, 0]
+        if self.options.changes_scores:  # of beams alone transformers takes the raw logits
+            logits_NV = logits_NV.clone()
+            self._change(logits_NV[:, None], torch.zeros_like(logits_NV[:, :1]), rows)
         if self.options.do_sample:
             logits_NV = warped(logits_NV, self.options)
             drawn = [

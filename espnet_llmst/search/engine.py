@@ -25,6 +25,7 @@ from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.search.pool import CrossStates, KVPool, at_work, row_positions, shared_states
 
 PREFILL_TOKENS = 8192  # prompt positions, padding included, that are computed at a time
+PREFILL_PADDING = 0.1  # most of these that may be padding
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class _Work:
         while self.waiting or self.pool.live:
             free = self.rows - self.pool.live
             if self._next_fits() and (free >= max(1, self.rows // 4) or not self.pool.live):
-                self.prefill(self._group(free))
+                while self._next_fits() and (free := self.rows - self.pool.live):
+                    self.prefill(self._group(free))
             elif self.pool.live:
                 self.step()
             else:
@@ -157,10 +159,12 @@ class _Work:
     def _group(self, free: int) -> list[Prompt]:
         """The next prompts that are computed together."""
         group: list[Prompt] = []
-        size = 0
+        size = total = 0
         while self._next_fits() and len(group) < free:
-            size = max(size, len(self.waiting[0].embeds))
-            if group and size * (len(group) + 1) > PREFILL_TOKENS:
+            length = len(self.waiting[0].embeds)
+            size, total = max(size, length), total + length
+            padded = size * (len(group) + 1)
+            if group and (padded > PREFILL_TOKENS or total < (1 - PREFILL_PADDING) * padded):
                 break
             prompt = self.waiting.popleft()
             self.own[self.pool.live + len(group)] = prompt
@@ -201,7 +205,7 @@ class _Work:
             past_key_values=self.pool,
             logits_to_keep=lengths[:, None] - 1,
         )
-        self.pool.admit(lengths)
+        self.pool.admit(lengths.tolist())
         return logits_N1V
 
     def _fill_seq2seq(self, states_NLD: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -214,7 +218,7 @@ class _Work:
             past_key_values=EncoderDecoderCache(pool, cross),
         )
         pool.cross.store(pool.target, [(layer.keys, layer.values) for layer in cross.layers], lengths)
-        pool.admit(torch.ones_like(lengths))
+        pool.admit([1] * len(lengths))
         return logits_N1V
 
     def step(self) -> None:
@@ -257,14 +261,14 @@ class _Work:
 
 @torch.inference_mode()
 def largest_error(engine: Engine) -> tuple[float, torch.dtype]:
-    """How far the engine's logits are from the model's plain forward pass, as a share of the largest, and their type.
+    """How far the engine's logits are from the plain forward pass, as a share of the largest, and the type computed in.
 
-    Two prompts of different length go two steps with two beams and are then compared beam by beam.
+    Two prompts of different length, computed together, go two steps with two beams and are then compared beam by beam.
     """
     table = engine.lm.get_input_embeddings()
     generator = torch.Generator().manual_seed(0)
     device = table.weight.device
-    ids = [torch.randint(1, table.num_embeddings, (size,), generator=generator).to(device) for size in (9, 4)]
+    ids = [torch.randint(1, table.num_embeddings, (size,), generator=generator).to(device) for size in (10, 9)]
     options = SearchOptions(beam_size=2, max_new_tokens=8, min_new_tokens=7)
     trial = Engine(engine, engine.eos, options, rows=2, context=engine.context)
     prompts = deque(Prompt(str(n), table(one)) for n, one in enumerate(ids))
@@ -278,7 +282,10 @@ def largest_error(engine: Engine) -> tuple[float, torch.dtype]:
         for n, prompt in enumerate(work.own)
         for k in range(2)
     ]
-    return float(torch.stack(errors).max() / logits_NKV.float().abs().max()), logits_NKV.dtype
+    with engine.context():
+        mixed = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if mixed else logits_NKV.dtype
+    return float(torch.stack(errors).max() / logits_NKV.float().abs().max()), dtype
 
 
 def _plain_logits(engine: Engine, embeds_LD: torch.Tensor, text_T: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,7 @@ class KVPool(Cache):
         self.cross: CrossStates | None = None
         self.prompt_N = torch.zeros(rows, dtype=torch.long, device=device)  # lengths
         self.step_N = torch.zeros(rows, dtype=torch.long, device=device)
+        self.prompts, self.steps = [0] * rows, [0] * rows  # the same, where no GPU has to be asked
         self.ancestor_NKS = torch.zeros(rows, beams, 0, dtype=torch.bool, device=device)
         self.live, self.target, self.shared_size = 0, slice(0, 0), 0
         self.phase = "prefill"  # or "share", "decode"
@@ -80,7 +81,7 @@ class KVPool(Cache):
         """What the keys and values of the rows at work take (not what is allocated)."""
         if not self.prompt_NGPE[0]:
             return 0
-        positions = int((self.prompt_N[: self.live] + self.beams * self.step_N[: self.live]).sum()) + self.shared_size
+        positions = sum(self.prompts[: self.live]) + self.beams * sum(self.steps[: self.live]) + self.shared_size
         return sum(t[0, :, :1].numel() * t.element_size() for layer in self.prompt_NGPE for t in layer) * positions
 
     # -- storage ------------------------------------------------------------------------------------------------
@@ -116,16 +117,18 @@ class KVPool(Cache):
         for layer in self.pool_NGSE:
             layer[:] = [functional.pad(t, (0, 0, 0, missing)) for t in layer]
 
-    def admit(self, lengths: torch.Tensor) -> None:
+    def admit(self, lengths: list[int]) -> None:
         """The rows behind those at work now hold prompts of these lengths."""
         rows = self.target
-        self.prompt_N[rows], self.step_N[rows] = lengths, 0
+        self.prompts[rows], self.steps[rows] = lengths, [0] * len(lengths)
+        self.prompt_N[rows], self.step_N[rows] = torch.tensor(lengths, device=self.device), 0
         self.ancestor_NKS[rows] = False
         self.live = rows.stop
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
-        prompt, steps = int(self.prompt_N[source]), int(self.step_N[source]) * self.beams
+        self.prompts[target], self.steps[target] = self.prompts[source], self.steps[source]
+        prompt, steps = self.prompts[source], self.steps[source] * self.beams
         for layer in self.prompt_NGPE:
             for tensor in layer:
                 tensor[target, :, :prompt] = tensor[source, :, :prompt]
@@ -143,7 +146,7 @@ class KVPool(Cache):
         """Prepare positions and masks of one step of all rows at work."""
         n, device = self.live, self.device
         step_N, prompt_N = self.step_N[:n], self.prompt_N[:n]
-        longest, first, last = int(step_N.max()), int(step_N.min()), int(prompt_N.max())
+        longest, first, last = max(self.steps[:n]), min(self.steps[:n]), max(self.prompts[:n])
         self.reserve(longest + 1)
         self.phase, self.row_bias = "decode", None
         self.common_step = longest if first == longest else None
@@ -152,7 +155,7 @@ class KVPool(Cache):
         self.used_prompt, self.used_pool = last, (longest + 1) * self.beams
         self.position_NK = (self.shared_size + prompt_N + step_N)[:, None].expand(n, self.beams)
         inside_NP = torch.arange(last, device=device) < prompt_N[:, None]
-        self.hidden_NP = None if int(prompt_N.min()) == last else ~inside_NP
+        self.hidden_NP = None if min(self.prompts[:n]) == last else ~inside_NP
         self.hidden_NKS = ~self.ancestor_NKS[:n, :, : self.used_pool]
 
     def advance(self, parent_NK: torch.Tensor) -> None:
@@ -161,6 +164,7 @@ class KVPool(Cache):
         chosen = self.ancestor_NKS[:n, :, :used].gather(1, parent_NK[:, :, None].expand(-1, -1, used))
         self.ancestor_NKS[:n, :, :used] = chosen
         self.step_N[:n] += 1
+        self.steps[:n] = [step + 1 for step in self.steps[:n]]
 
     def attend(
         self, layer: int, query_NHKE: torch.Tensor, scale: float, bias_NHKS: torch.Tensor | None
@@ -171,7 +175,7 @@ class KVPool(Cache):
         groups = keys[0].size(1)
         query_NGQE = query_NHKE.reshape(n, groups, heads // groups * beams, width)  # no key is repeated for its heads
         scores = [torch.matmul(query_NGQE, key.transpose(-1, -2)) * scale for key in keys]
-        low = torch.finfo(query_NHKE.dtype).min
+        low = torch.finfo(scores[0].dtype).min  # under autocast another type than the query's
         if self.hidden_NP is not None:
             scores[-2].masked_fill_(self.hidden_NP[:, None, None], low)
         hidden_NQS = self.hidden_NKS.repeat(1, heads // groups, 1)
@@ -271,7 +275,7 @@ def attention(module, query, key, value, attention_mask, scaling=None, dropout=0
     if pool.phase != "decode":
         _check_window(window, pool.shared_size + query.size(2))
         return _causal_attention(pool, layer, query, key, value, scale, position_bias), None
-    _check_window(window, int(pool.position_NK.max()) + 1)
+    _check_window(window, pool.shared_size + max(pool.prompts[: pool.live]) + max(pool.steps[: pool.live]) + 1)
     if getattr(module, "has_relative_attention_bias", False):  # T5: the first layer's bias serves all
         pool.row_bias = _relative_bias(module, pool)
     return pool.attend(layer, query, scale, pool.row_bias), None

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def collate(data: Sequence[tuple[str, dict[str, np.ndarray]]]) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Examples ``(id, arrays (L,))`` to their ids and, by name, tensors (B, L) and ``<name>_lengths`` (B,)."""
+    """Examples ``(id, arrays (L, ...))`` to ids and, by name, tensors (B, L, ...) and ``<name>_lengths`` (B,)."""
     ids = [uid for uid, _ in data]
     batch = {}
     for name in data[0][1]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llmst.cli import InputError
-from espnet_llmst.datadir.kaldi import read_table, text_files, write_table
+from espnet_llmst.datadir.kaldi import read_table, speech_table, text_files, write_table
 from espnet_llmst.prompt import TASKS, Template, render_target
 
 SAMPLE_RATE = 16000
-MIX_FILES = ("wav.scp", "text", "utt2task", "utt2num_samples", "transcript")
+MIX_FILES = ("wav.scp", "feats.scp", "text", "utt2task", "utt2num_samples", "transcript")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def choose_utterances(utt2spk: dict[str, str], samples: dict[str, str], hours: f
 
 def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[str, str]]:
     """Tables of one part, by file name; ids are ``<task>.<src>-<tgt>.<utt>``."""
-    wavs, samples = read_table(set_dir / "wav.scp"), read_table(set_dir / "utt2num_samples")
+    table = speech_table(set_dir)
+    wavs, samples = read_table(table), read_table(set_dir / "utt2num_samples")
     if part.hours is not None:
         chosen = choose_utterances(read_table(set_dir / "utt2spk"), samples, part.hours)
         wavs = {utt: wav for utt, wav in wavs.items() if utt in chosen}
@@ -135,7 +136,7 @@ def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[st
                 f"{set_dir}: utterance {utt} has audio but no text; run utils/fix_data_dir.sh on its source"
             )
         uid = f"{part.task}.{part.src}-{part.tgt}.{utt}"
-        tables["wav.scp"][uid] = wav
+        tables[table.name][uid] = wav
         tables["text"][uid] = render_target(
             template, part.task, part.src, part.tgt, transcripts[utt], translations[utt]
         )
@@ -149,7 +150,8 @@ def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[st
 def make_mix(dump_dir: Path, split: str, parts: list[Part], template: Template, out_dir: Path) -> dict[Part, int]:
     """Write the tables of all parts to ``out_dir``; returns the number of examples of each part.
 
-    mt needs no audio: its examples keep their ``wav.scp`` line for ESPnet's sake, the preprocessor drops the samples.
+    mt needs no audio: its examples keep their ``wav.scp`` or ``feats.scp`` line for ESPnet's sake, the preprocessor
+    drops what it names.
 
     ``transcript`` is written when a prompt shows it; then it covers every example (ESPnet wants equal ids).
     """
@@ -157,11 +159,13 @@ def make_mix(dump_dir: Path, split: str, parts: list[Part], template: Template, 
     counts = {}
     for part in parts:
         tables = mix_part(dump_dir / find_set(dump_dir, split, part), part, template)
-        counts[part] = len(tables["wav.scp"])
+        counts[part] = len(tables["utt2task"])
         for name, table in tables.items():
             merged[name].update(table)
+    if merged["wav.scp"] and merged["feats.scp"]:
+        raise InputError(f"{dump_dir}/{split}.*: mixture: some sets have audio, others features; prepare all alike")
     if merged["transcript"]:
-        merged["transcript"] = {uid: merged["transcript"].get(uid, "-") for uid in merged["wav.scp"]}
+        merged["transcript"] = {uid: merged["transcript"].get(uid, "-") for uid in merged["utt2task"]}
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, table in merged.items():
         if table:

@@ -6,6 +6,8 @@ import numpy as np
 
 from espnet_llmst.prompt import encode_prompt, encode_target, load_template, load_tokenizer, render_prompt
 
+CHANNELS = 8  # a second axis of at most so many is channels of a waveform; features of a frame are more
+
 
 class LLMSTPreprocessor:
     """Prompt and target to token ids.
@@ -36,18 +38,21 @@ class LLMSTPreprocessor:
 
         Args:
             uid: utterance id.
-            data: ``speech`` (S,) or (S, channels); ``task`` "<task> <src> <tgt>"; ``text`` the target;
+            data: ``speech`` (S,), (S, channels) or features (F, M); ``task`` "<task> <src> <tgt>"; ``text`` the target;
                 ``transcript`` for tasks that show it to the model.
 
         Returns:
-            ``speech`` float32 (S,), empty for mt; ``prefix``, ``suffix`` and (with a target) ``text`` as int64 ids.
+            ``speech`` float32 (S,) or (F, M), of length 0 for mt; ``prefix``, ``suffix`` and (with a target) ``text``
+            as int64 ids.
         """
         task, src, tgt = data["task"].split()
         sides = render_prompt(self.template, self.tokenizer, task, src, tgt, data.get("transcript", ""))
         prefix, suffix = encode_prompt(self.tokenizer, *sides)
-        speech = np.asarray(data["speech"] if task != "mt" else [], dtype=np.float32)
+        speech = np.asarray(data["speech"], dtype=np.float32)
+        if speech.ndim == 2 and speech.shape[1] <= CHANNELS:
+            speech = speech.mean(1)
         arrays = {
-            "speech": speech.mean(1) if speech.ndim == 2 else speech,
+            "speech": speech[:0] if task == "mt" else speech,
             "prefix": np.array(prefix, dtype=np.int64),
             "suffix": np.array(suffix, dtype=np.int64),
         }

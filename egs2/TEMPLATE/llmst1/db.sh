@@ -1,8 +1,8 @@
-# Where the corpora are. Fill in the line of the corpus that you use.
+# Where the corpora are. Fill in the line of the corpus that you use, after the `:-`, or set the variable outside.
 # shellcheck shell=bash disable=SC2034
-MUST_C=
-COVOST2=
-COMMONVOICE=
-FLEURS=
-HOW2=
-MBOSHI_FRENCH=
+MUST_C=${MUST_C:-}
+COVOST2=${COVOST2:-}
+COMMONVOICE=${COMMONVOICE:-}
+FLEURS=${FLEURS:-}
+HOW2=${HOW2:-}
+MBOSHI_FRENCH=${MBOSHI_FRENCH:-}

@@ -176,7 +176,7 @@ if in_range 5 "${skip_train}"; then
         stats_dir=${expdir}/${method}/${name}/stats
         prompt=$(sed -nE 's/^prompt: *([^ #]+).*/\1/p' "${config}")
         sets=("${dumpdir}/raw/${train_set}".* "${dumpdir}/raw/${valid_set}".*)
-        tables=$(for set in "${sets[@]}"; do echo "${set}"/{wav.scp,utt2num_samples} "${set}"/text.*; done)
+        tables=$(for set in "${sets[@]}"; do echo "${set}"/{wav,feats}.s[c]p "${set}"/utt2num_samples "${set}"/text.*; done)
         # shellcheck disable=SC2086
         key=$(cat "${config}" "${prompt}" ${tables} | sha256sum)-${direction_list[*]}-${train_set}-${valid_set}
         if finished "${stats_dir}/.done" "${key}"; then
@@ -194,7 +194,11 @@ fi
 
 data_options() { # train|valid mix stats: what llmst_train reads
     local dir=$2/$1
-    echo "--$1_data_path_and_name_and_type ${dir}/wav.scp,speech,sound"
+    if [ -e "${dir}/feats.scp" ]; then
+        echo "--$1_data_path_and_name_and_type ${dir}/feats.scp,speech,kaldi_ark"
+    else
+        echo "--$1_data_path_and_name_and_type ${dir}/wav.scp,speech,sound"
+    fi
     echo "--$1_data_path_and_name_and_type ${dir}/utt2task,task,text"
     echo "--$1_data_path_and_name_and_type ${dir}/text,text,text"
     if [ -e "${dir}/transcript" ]; then
@@ -264,7 +268,7 @@ task_of() { # phase: the task by which it is tested
     fi
 }
 source_of() { # direction: its source language, with a region in capitals
-    [[ $1 =~ ^([a-z_]+(-[A-Z]+)?)-(.+)$ ]] || fail "direction '$1' is not source-target"
+    [[ $1 =~ ^([a-z0-9_]+(-[A-Z]+)?)-(.+)$ ]] || fail "direction '$1' is not source-target"
     echo "${BASH_REMATCH[1]}"
 }
 sets_to_decode() { # task: lines of set and direction; transcription is tested once for each source language
@@ -318,10 +322,8 @@ if in_range 7 "${skip_eval}"; then
             "${python}" -m espnet_llmst.bin.llmst_inference --config "${inference_config}" --ngpu "${gpu}" \
             --train_config "${expdir}/${method}/${name}/config.yaml" --model_file "${model}" --task "${task}" \
             --decode_list "${list}" --job JOB --num_jobs "${inference_nj}" ${inference_args}
-        while read -r _ _ out _; do
-            tool llmst_inference --merge --output_dir "${out}" --num_jobs "${inference_nj}"
-            mark "${out}/.done" "${key}"
-        done < "${list}"
+        tool llmst_inference --merge --decode_list "${list}" --num_jobs "${inference_nj}"
+        while read -r _ _ out _; do mark "${out}/.done" "${key}"; done < "${list}"
     done
 fi
 

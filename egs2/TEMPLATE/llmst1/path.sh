@@ -7,9 +7,10 @@ export MAIN_ROOT
 export PATH="${PWD}/utils:${PWD}/local:${PATH}"
 export PYTHONPATH="${MAIN_ROOT}${PYTHONPATH:+:${PYTHONPATH}}"
 export LC_ALL=C PYTHONIOENCODING=UTF-8 PYTHONUTF8=1
-# Threads that wait for a busy core make a small job many times slower: one thread per process,
-# and those that a stage asks for sleep while they wait.
+# Threads that wait for a busy core make a small job many times slower: one thread per process, and those
+# that a stage asks for spin for a fraction of a millisecond (asleep at once they are slower than one).
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-20000}
 export TOKENIZERS_PARALLELISM=false
 if [ -e local/path.sh ]; then
     # shellcheck source=/dev/null

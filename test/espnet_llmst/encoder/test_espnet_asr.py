@@ -132,6 +132,65 @@ def test_experiment_without_normalisation_with_preencoder(write_experiment, spee
     torch.testing.assert_close(states, expected, **CLOSE)
 
 
+@pytest.fixture(scope="module")
+def features_experiment(write_experiment):
+    """A model of 43 features a frame, How2's filter banks and pitch, with global or utterance statistics."""
+    from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+
+    def write(normalize="utterance_mvn"):
+        model, directory = write_experiment(normalize_conf={"norm_means": True})
+        config = yaml.safe_load((directory / "config.yaml").read_text())
+        config |= {"frontend": None, "frontend_conf": {}, "input_size": 43, "normalize": normalize}
+        model.frontend, model.encoder = None, EBranchformerEncoder(43, **config["encoder_conf"]).eval()
+        if normalize == "global_mvn":
+            from espnet2.layers.global_mvn import GlobalMVN
+
+            stats = directory / "feats_stats.npz"
+            values = np.random.default_rng(0).normal(3.0, 2.0, (50, 43))
+            np.savez(stats, count=50, sum=values.sum(0), sum_square=(values**2).sum(0))
+            config["normalize_conf"] = {"stats_file": str(stats)}
+            model.normalize = GlobalMVN(stats)
+        (directory / "config.yaml").write_text(yaml.safe_dump(config))
+        torch.save(model.state_dict(), directory / "valid.acc.ave.pth")
+        return model.eval(), str(directory)
+
+    return write
+
+
+@pytest.mark.parametrize("normalize", ["utterance_mvn", "global_mvn"])
+def test_features_equal_espnet_and_rows_do_not_depend_on_the_batch(features_experiment, normalize):
+    model, directory = features_experiment(normalize)
+    encoder = ESPnetASREncoder(model=directory).eval()
+    assert encoder.reads_features and encoder.output_size() == 16
+    lengths = torch.tensor([120, 57, 99, 4])
+    feats = torch.randn(4, 120, 43) * (torch.arange(120) < lengths[:, None])[..., None]
+    before = feats.clone()
+    batch, out_lengths, _ = encoder(feats, lengths)
+    assert torch.equal(feats, before) and batch.isfinite().all()
+    for row, (one, length) in enumerate(zip(feats, lengths, strict=True)):
+        alone, alone_length, _ = encoder(one[None, :length], length[None])
+        assert alone_length == out_lengths[row] == alone.size(1)
+        torch.testing.assert_close(batch[row, : alone.size(1)], alone[0], atol=1e-5, rtol=1e-4)
+        if length > 7:  # ESPnet refuses shorter ones
+            with torch.no_grad():
+                expected, _ = model.encode(one[None, :length].clone(), length[None])
+            torch.testing.assert_close(alone, expected, **CLOSE)
+    assert out_lengths[3] == 1
+
+
+def test_waveforms_and_features_are_not_confused(features_experiment, write_experiment, speech):
+    of_features = ESPnetASREncoder(model=features_experiment()[1]).eval()
+    of_waveforms = ESPnetASREncoder(model=str(write_experiment()[1])).eval()
+    length = torch.tensor([50])
+    with pytest.raises(InputError, match="waveforms, but this encoder reads 43 features"):
+        of_features(*speech)
+    with pytest.raises(InputError, match="40 features a frame, but this encoder reads 43"):
+        of_features(torch.zeros(1, 50, 40), length)
+    with pytest.raises(InputError, match="43 features a frame, but this encoder reads waveforms"):
+        of_waveforms(torch.zeros(1, 50, 43), length)
+    assert not of_waveforms.reads_features
+
+
 def test_frozen_encoder_has_no_gradient_and_no_noise(write_experiment, speech):
     encoder = ESPnetASREncoder(model=str(write_experiment()[1]))
     expected = encoder.eval()(*speech)[0]
@@ -206,7 +265,8 @@ def test_arguments_that_do_not_fit(arguments, message):
     [
         ({"encoder": "rnn"}, "encoder 'rnn' is not supported: e_branchformer"),
         ({"frontend": "s3prl"}, "frontend 's3prl' is not supported: default"),
-        ({"frontend": None, "input_size": 80}, "must read waveforms"),
+        ({"frontend": None}, "neither frontend nor input_size"),
+        ({"frontend": None, "input_size": 43}, "weights do not fit"),
         ({"frontend_conf": {"fs": "8k"}}, "fs must be 16000"),
         ({"encoder_conf": {"interctc_use_conditioning": True}}, "read CTC output"),
         ({"encoder_conf": {"future_option": 1}}, "encoder cannot be built from encoder_conf.*future_option"),

@@ -82,6 +82,30 @@ def test_durations_and_decode_info(example, tmp_path):
     assert result["buckets"]["0-5s"]["BLEU"] == pytest.approx(100)
 
 
+def test_metrics_of_a_translation_and_more(example, tmp_path):
+    assert run(llmst_score.main, example) == 0
+    names = {name for name, value in scores(tmp_path).items() if isinstance(value, dict) and "signature" in value}
+    assert names == {"BLEU", "BLEU_lc", "chrF2", "chrF2_lc", "TER", "TER_cased"}
+    assert run(llmst_score.main, [*example, "--metrics", "chrF2", "--also", "TER"]) == 0
+    result = scores(tmp_path)
+    assert "BLEU" not in result and {"chrF2", "TER"} <= set(result)
+    assert list(result["length_buckets"]["0-10 words"]) == ["n", "chrF2", "ci95"]
+
+
+def test_srt_output_is_split(tmp_path):
+    hyp = table(tmp_path / "hyp", ["drei Hunde<|de|><|en|>three dogs", "ja"])
+    refs = {"asr": table(tmp_path / "de", ["Drei Hunde!", "Ja."]), "st": table(tmp_path / "en", ["three dogs", "yes"])}
+    out = str(tmp_path / "test.en" / "scores.json")
+    for kind, ref in refs.items():
+        options = ["--hyp", hyp, "--ref", ref, "--tgt_lang", "de", "--kind", kind, "--srt_tags", "<|de|><|en|>"]
+        assert run(llmst_score.main, [*options, "--out", out]) == 0
+        assert scores(tmp_path)["n_malformed"] == 1
+        if kind == "asr":
+            assert scores(tmp_path)["WER"]["score"] == 0
+        else:
+            assert scores(tmp_path)["TER"]["score"] == pytest.approx(100 / 3) and scores(tmp_path)["n_empty"] == 1
+
+
 def test_asr(tmp_path, capsys):
     hyp, ref = (
         table(tmp_path / "hyp", ["drei hunde", "ja"]),
@@ -117,6 +141,7 @@ def test_separators_of_unicode_do_not_split_lines(tmp_path):
 
 def test_other_bad_input(example, tmp_path, capsys):
     assert "rising list" in error_of(capsys, [*example, "--buckets", "9,3"])
+    assert "--length_buckets 'lst'" in error_of(capsys, [*example, "--length_buckets", "lst"])
     assert "sampling rate" in error_of(capsys, [*example, "--fs", "0"])
     assert "no tokenizer 'x'" in error_of(capsys, [*example, "--tokenize", "x"])
     durations = table(tmp_path / "utt2num_samples", ["16000", "long", "3"])
@@ -140,3 +165,45 @@ def test_module_exits_with_one_line(example, tmp_path):
 def test_start_up_is_light():
     code = "import sys, espnet_llmst.bin.llmst_score as m; m.parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+COMET_SCORE = """#!{python}
+import json, sys
+args = sys.argv[1:]
+given = {{option: args[args.index(option) + 1] for option in ("-s", "-t", "-r", "--model", "--gpus", "--to_json")}}
+lines = {{option: open(given[option], encoding="utf-8").read().split("\\n")[:-1] for option in ("-s", "-t", "-r")}}
+if given["--model"] == "none":
+    sys.exit("first line\\nno such model")
+rows = [{{"COMET": 1.0 if s == "Quelle" and t == r else 0.5}} for s, t, r in zip(*lines.values(), strict=True)]
+json.dump({{given["-t"]: rows}}, open(given["--to_json"], "w"))
+"""
+
+
+@pytest.fixture
+def comet(tmp_path):
+    """A stand-in for unbabel-comet's command with its options and its form of answer; its scores are made up."""
+    path = tmp_path / "comet-score"
+    path.write_text(COMET_SCORE.format(python=sys.executable))
+    path.chmod(0o755)
+    ref = table(tmp_path / "ref", ["same", "two\u2028lines", "other"])
+    hyp, src = table(tmp_path / "hyp", ["same", "two lines", "x"]), table(tmp_path / "src", ["Quelle"] * 3)
+    options = ["--hyp", hyp, "--ref", ref, "--tgt_lang", "en", "--out", str(tmp_path / "test.en" / "scores.json")]
+    return [*options, "--src", src, "--comet", str(path)]
+
+
+def test_comet(comet, tmp_path, capsys):
+    assert run(llmst_score.main, [*comet, "--comet_model", "some/model"]) == 0
+    result = scores(tmp_path)["COMET"]
+    assert result["score"] == pytest.approx(100 * 2.5 / 3) and result["ci95"] == pytest.approx([50, 100])
+    assert result["signature"] == "nrefs:1|bs:1000|seed:12345|model:some/model|comet:unknown"
+    assert "COMET 83.3 [50.0, 100.0]" in capsys.readouterr().out
+
+
+def test_comet_that_cannot_run(comet, example, tmp_path, capsys):
+    assert "no such model" in error_of(capsys, [*comet, "--comet_model", "none"])
+    message = error_of(capsys, [*comet[:-1], str(tmp_path / "absent")])
+    assert "absent: No such file" in message and "pip install unbabel-comet" in message
+    assert "wrote no scores" in error_of(capsys, [*comet[:-1], "true"])
+    assert "--comet needs the source texts" in error_of(capsys, [*example, "--comet", "true"])
+    table(tmp_path / "src", ["Quelle"] * 2)
+    assert "utterance utt3 is missing" in error_of(capsys, comet)

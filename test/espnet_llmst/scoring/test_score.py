@@ -8,11 +8,14 @@ import pytest
 from espnet_llmst.cli import InputError
 from espnet_llmst.scoring.metrics import corpus_score
 from espnet_llmst.scoring.score import (
+    align,
     bucket_edges_of,
     duration_buckets,
     environment,
     git_commit,
+    length_buckets,
     score_hypotheses,
+    split_srt,
 )
 
 REFS = {f"utt{i}": f"there are {i} small dogs in the garden" for i in range(8)}
@@ -91,8 +94,21 @@ def test_buckets_split_at_the_edges_and_score_their_own_utterances():
     result = score_hypotheses(HYPS, [REFS], tgt_lang="en", durations=DURATIONS, bucket_edges=[10.0, 100.0])
     early, late, empty = (result["buckets"][name] for name in ("0-10s", "10-100s", "100s+"))
     first = corpus_score("BLEU", list(HYPS.values())[:4], [list(REFS.values())[:4]], "en", n_bootstrap=0)
-    assert early == {"n": 4, "BLEU": first["score"]} and early["BLEU"] < 100
-    assert late == {"n": 4, "BLEU": pytest.approx(100)} and empty == {"n": 0}
+    assert (early["n"], early["BLEU"]) == (4, first["score"]) and early["BLEU"] < 100
+    assert early["ci95"] == corpus_score("BLEU", list(HYPS.values())[:4], [list(REFS.values())[:4]], "en")["ci95"]
+    assert (late["n"], late["BLEU"]) == (4, pytest.approx(100)) and empty == {"n": 0}
+
+
+def test_buckets_by_length_of_the_reference():
+    refs = {"a": "one two", "b": "one two three", "c": "one"}
+    assert length_buckets(refs, "en", [2, 3]) == {"0-2 words": ["c"], "2-3 words": ["a"], "3 words+": ["b"]}
+    assert length_buckets({"a": "天气 很好", "b": "好"}, "zh-CN", [4]) == {"0-4 chars": ["b"], "4 chars+": ["a"]}
+    result = score_hypotheses(HYPS, [REFS], tgt_lang="en", length_edges=[8.0, 9.0], n_bootstrap=0)
+    assert result["length_buckets"] == {
+        "0-8 words": {"n": 0},
+        "8-9 words": {"n": 8, "BLEU": result["BLEU"]["score"]},
+        "9 words+": {"n": 0},
+    }
 
 
 def test_error_rate_bucket_without_words_has_no_score():
@@ -100,7 +116,7 @@ def test_error_rate_bucket_without_words_has_no_score():
     result = score_hypotheses(
         hyps, [refs], tgt_lang="de", durations={"a": 1, "b": 9}, bucket_edges=[5], metrics=["WER"]
     )
-    assert result["buckets"] == {"0-5s": {"n": 1, "WER": 0.0}, "5s+": {"n": 1}}
+    assert result["buckets"] == {"0-5s": {"n": 1, "WER": 0.0, "ci95": [0.0, 0.0]}, "5s+": {"n": 1}}
     assert result["WER"]["score"] == pytest.approx(50)
 
 
@@ -117,6 +133,22 @@ def test_bad_bucket_edges(text):
 
 def test_bucket_edges():
     assert bucket_edges_of("5,10,15.5") == [5.0, 10.0, 15.5]
+    assert bucket_edges_of("lst") == [5, 10, 15, 20, 50] and bucket_edges_of("aligned") == [10, 20]
+    assert bucket_edges_of("auto", [float(i) for i in range(10)]) == [2, 4, 6, 8]
+    assert bucket_edges_of("auto", [1.0, 1.0, 1.0, 7.0, 7.0]) == [7.0]
+    assert bucket_edges_of("auto", [3.0]) == []
+
+
+def test_srt_output_splits_at_its_tags():
+    hyps = {"a": "Guten Tag.<|deu|><|eng|> Good day.", "b": "Ja <|eng|>", "c": "<|deu|><|eng|>x<|deu|><|eng|>y"}
+    transcripts, translations, malformed = split_srt(hyps, "<|deu|><|eng|>")
+    assert transcripts == {"a": "Guten Tag.", "b": "Ja <|eng|>", "c": ""} and malformed == 1
+    assert translations == {"a": "Good day.", "b": "", "c": "x<|deu|><|eng|>y"}
+
+
+def test_aligned_columns_are_in_the_order_of_ids():
+    ids, hyps, refs, missing = align({"b": "2", "é": "3"}, [{"é": "z", "b": "y", "a": "x"}], allow_missing=True)
+    assert (ids, hyps, refs, missing) == (["a", "b", "é"], ["", "2", "3"], [["x", "y", "z"]], 1)
 
 
 def test_commit_is_of_our_code_or_unknown():

@@ -159,6 +159,16 @@ def test_logits_equal_a_plain_forward_pass(decoder):
     assert error < 1e-5 and dtype == torch.float32
 
 
+def test_bfloat16_autocast_is_the_engines_too(decoder, caplog):
+    """Keys and values are then of another type than the queries; nothing falls back to ``generate``."""
+    options = SearchOptions(beam_size=3, max_new_tokens=8)
+    searcher = Searcher(decoder, TOKENIZER, options, context=lambda: torch.autocast("cpu", torch.bfloat16))
+    with searcher.context():
+        states = decoder.states_of(prompts(4))
+    found = dict(searcher.decode(named(states)))
+    assert searcher.supported and not caplog.records and len(found) == 4
+
+
 def test_a_common_beginning_is_computed_once(decoder):
     if decoder.lm.config.is_encoder_decoder:
         pytest.skip("a translator's prompts have no beginning of their own")

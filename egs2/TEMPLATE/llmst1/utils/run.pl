@@ -122,7 +122,7 @@ check($job, $log, @command);
 my $gpus_each = $option->{gpu} // 0;
 my @gpus = $gpus_each ? visible_gpus() : ();
 fail("--gpu $gpus_each asked for, but only " . @gpus . " visible") if @gpus && @gpus < $gpus_each;
-my $processors = `nproc` || 1;
+my $processors = `env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc` || 1;  # which nproc heeds; path.sh sets the first
 my $at_once = $option->{max_jobs_run} || POSIX::floor($processors / ($option->{num_threads} || 1)) || 1;
 if (@gpus) {
     my $sets = POSIX::floor(@gpus / $gpus_each);

@@ -120,6 +120,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     tokenizer = whisper_tokenizer((text for *_, text in examples), conf["vocab_size"])
     features = whisper_features(conf["window_seconds"])
     model = new_whisper(tokenizer, features, **conf["size"])
+    model.set_attn_implementation("eager")  # on a CPU its backward pass takes half the time of the fused one
     ctc = torch.nn.Linear(conf["size"]["width"], len(tokenizer) + 1)
     both = torch.nn.ModuleDict({"model": model, "ctc": ctc})
     batches = make_batches(

@@ -1,0 +1,1 @@
+../../../covost2/llmst1/local/prepare_common_voice.py
