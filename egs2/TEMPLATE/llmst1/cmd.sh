@@ -1,7 +1,8 @@
 # How jobs run. All runners share Kaldi's call form: <cmd> [options] JOB=1:n log.JOB command...
 #   local   utils/run.pl, on this machine
-#   slurm   slurm.pl, sge: queue.pl; both are Kaldi's: put them on PATH (path.sh) and describe the
-#           partitions in conf/slurm.conf or conf/queue.conf
+#   slurm   utils/slurm.pl; what its options mean to sbatch stands in conf/slurm.conf of the recipe, or, without
+#           one, of egs2/TEMPLATE/llmst1
+#   sge     Kaldi's queue.pl: put it on PATH (path.sh) and describe the queues in conf/queue.conf
 # shellcheck shell=bash disable=SC2034
 cmd_backend=${cmd_backend:-local}
 case "${cmd_backend}" in
@@ -10,11 +11,13 @@ case "${cmd_backend}" in
         cuda_cmd=run.pl
         decode_cmd=run.pl
         ;;
-    slurm | sge)
-        runner=slurm.pl
-        if [ "${cmd_backend}" = sge ]; then runner=queue.pl; fi
-        conf=conf/${runner%.pl}.conf
-        train_cmd="${runner} --config ${conf}"
+    slurm)
+        train_cmd=slurm.pl
+        cuda_cmd=slurm.pl
+        decode_cmd=slurm.pl
+        ;;
+    sge)
+        train_cmd="queue.pl --config conf/queue.conf"
         cuda_cmd="${train_cmd}"
         decode_cmd="${train_cmd}"
         ;;

@@ -18,7 +18,8 @@ skip_data_prep=false    # skip stages 1 to 3
 skip_train=false        # skip stages 4 to 6
 skip_eval=false         # skip stages 7 and 8
 force=false             # do finished work of the chosen stages again
-ngpu=1                  # GPUs for training; 0 trains on the CPU
+ngpu=1                  # GPUs for training, of each node; 0 trains on the CPU
+num_nodes=1             # nodes for training; several need Slurm (cmd_backend=slurm)
 nj=4                    # parallel jobs of data preparation
 inference_nj=1          # parallel jobs of decoding
 gpu_inference=false     # decode on GPUs, one per job
@@ -70,6 +71,8 @@ if [ -n "${phase}" ]; then
     [ -e "conf/${method}/${phase}.yaml" ] || fail "unknown phase '${phase}' of ${method}; there are: $(basename -a -s .yaml "${configs[@]}" | xargs)"
 fi
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] || fail "--stage and --stop_stage take numbers"
+[[ ${ngpu} =~ ^[0-9]+$ && ${num_nodes} =~ ^[1-9][0-9]*$ ]] || fail "--ngpu and --num_nodes take numbers"
+[ "${num_nodes}" -eq 1 ] || [ "${cmd_backend}" = slurm ] || fail "--num_nodes ${num_nodes} needs Slurm: cmd_backend=slurm (cmd.sh)"
 [[ ${expdir}${dumpdir} != *[[:space:]]* ]] || fail "--expdir and --dumpdir must not contain blanks"
 read -r -a direction_list <<< "${directions}"
 read -r -a test_list <<< "${test_sets}"
@@ -237,7 +240,7 @@ if in_range 6 "${skip_train}"; then
             log "stage 6: ${name}: already trained in ${dir}"
             continue
         fi
-        if "${force}"; then rm -f "${dir}"/*.pth "${dir}/.started" "${dir}/.done"; fi
+        if "${force}"; then rm -f "${dir}"/*.pth "${dir}"/*.pth.tmp "${dir}/.started" "${dir}/.done"; fi
         if [ -e "${dir}/.started" ] && [ "$(cat "${dir}/.started")" != "${key}" ]; then
             fail "${dir} was trained with other settings or data: use --expdir for a new experiment, or --force true"
         fi
@@ -245,10 +248,14 @@ if in_range 6 "${skip_train}"; then
         log "stage 6: ${name}: training; the log is ${dir}/train.log"
         keep_log "${dir}/train.log"
         init=$(if [ -n "${from}" ] && [ "${from}" != null ]; then echo "--init_param ${from}"; fi)
+        processes=$((ngpu > 1 ? ngpu : 1))    # of a node: one per GPU
         # shellcheck disable=SC2046,SC2086
-        OMP_NUM_THREADS=${num_threads} ${cuda_cmd} --gpu "${ngpu}" "${dir}/train.log" \
-            "${python}" -m espnet_llmst.bin.llmst_train --config "${config}" --output_dir "${dir}" --resume true \
-            --ngpu "${ngpu}" --multiprocessing_distributed true \
+        OMP_NUM_THREADS=${num_threads} PYTHON=${python} ${cuda_cmd} --gpu "${ngpu}" --num_nodes "${num_nodes}" \
+            --num_threads $((num_threads * processes)) "${dir}/train.log" \
+            utils/launch.sh "${processes}" "${num_nodes}" \
+            -m espnet_llmst.bin.llmst_train --config "${config}" --output_dir "${dir}" --resume true \
+            --ngpu $((ngpu > 0)) --multiprocessing_distributed false \
+            --dist_backend "$(if [ "${ngpu}" -gt 0 ]; then echo nccl; else echo gloo; fi)" \
             $(data_options train "${dumpdir}/mix/${method}/${name}" "${dir}/stats") \
             $(data_options valid "${dumpdir}/mix/${method}/${name}" "${dir}/stats") ${init} ${train_args}
         mark "${dir}/.done" "${key}"

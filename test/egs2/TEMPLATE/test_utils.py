@@ -99,6 +99,15 @@ def test_arguments_reach_the_command_as_they_are(tmp_path):
     assert lines[-1].startswith("# Ended (code 0) at ")
 
 
+def test_jobs_run_side_by_side_whatever_the_threads_of_each(tmp_path):
+    """path.sh sets OMP_NUM_THREADS=1, which `nproc` takes for the number of processors."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("one processor")
+    env = {**ENV, "OMP_NUM_THREADS": "1"}
+    wait = "touch JOB; for i in $(seq 600); do [ -e 1 ] && [ -e 2 ] && exit 0; sleep 0.05; done; exit 1"
+    assert call(RUN, "JOB=1:2", "log.JOB", "bash", "-c", wait, cwd=tmp_path, env=env).returncode == 0
+
+
 def test_jobs_are_numbered_in_log_and_arguments(tmp_path):
     result = call(RUN, "JOB=3:5", "log.JOB.txt", "bash", "-c", "echo part JOB >out.JOB", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -112,6 +112,8 @@ sub report {
     printf STDERR "run.pl: %d of %d jobs failed%s, log: %s\n", scalar(@failed), $total, $rest, "@failed";
     open(my $in, "<", $failed[0]) or exit 1;
     my @lines = grep { !/^# (Accounting|Ended)/ } <$in>;
+    my ($reason) = grep { /^llmst_\w+: error: / } @lines;    # what torchrun adds would hide it
+    @lines = $reason if defined $reason;
     splice(@lines, 0, @lines - 10) if @lines > 10;
     print STDERR @lines;
     exit 1;
@@ -122,7 +124,7 @@ check($job, $log, @command);
 my $gpus_each = $option->{gpu} // 0;
 my @gpus = $gpus_each ? visible_gpus() : ();
 fail("--gpu $gpus_each asked for, but only " . @gpus . " visible") if @gpus && @gpus < $gpus_each;
-my $processors = `env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc` || 1;  # which nproc heeds; path.sh sets the first
+my $processors = `env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc` || 1;    # nproc heeds them; path.sh sets one
 my $at_once = $option->{max_jobs_run} || POSIX::floor($processors / ($option->{num_threads} || 1)) || 1;
 if (@gpus) {
     my $sets = POSIX::floor(@gpus / $gpus_each);

@@ -1,0 +1,111 @@
+"""What an epoch leaves behind: its report, its model file, the links to the latest and best, the average at the end."""
+
+import logging
+from collections.abc import Sequence
+
+from espnet2.main_funcs.average_nbest_models import average_nbest_models
+from espnet2.train.reporter import Reporter
+
+from espnet_llmst.cli import InputError
+from espnet_llmst.train.checkpoint import link_atomically, write_atomically
+from espnet_llmst.train.curve import plot_curves
+from espnet_llmst.train.state import Training
+
+
+def report_epoch(training: Training, writers: dict) -> None:
+    """The results of the epoch to log, images/, tensorboard/ and wandb."""
+    reporter, options = training.reporter, training.options
+    logging.info(reporter.log_message())
+    if options.use_matplotlib:
+        reporter.matplotlib_plot(training.directory / "images")
+        plot_curves(training.curve, training.directory / "images")
+    for part, writer in writers.items():
+        reporter.tensorboard_add_scalar(writer, key1=part)
+    if options.use_wandb:
+        reporter.wandb_log()
+
+
+def write_model(training: Training) -> None:
+    """``<n>epoch.pth``, ``latest.pth`` and ``<part>.<value>.best.pth``; files that are no longer needed go.
+
+    Doing this again after a kill gives the same files.
+    """
+    directory, epoch, reporter = training.directory, training.epoch, training.reporter
+    name = f"{epoch}epoch.pth"
+    write_atomically(directory / name, training.model.state_dict())
+    link_atomically(directory / "latest.pth", name)
+    improved = []
+    for part, value, mode in _criteria(training):
+        if reporter.get_best_epoch(part, value, mode) == epoch:
+            link_atomically(directory / f"{part}.{value}.best.pth", name)
+            improved.append(f"{part}.{value}")
+    if improved:
+        logging.info("The best model has been updated: " + ", ".join(improved))
+    else:
+        logging.info("There are no improvements in this epoch")
+    interval = training.options.wandb_model_log_interval
+    if training.options.use_wandb and interval > 0 and epoch % interval == 0:
+        _log_artifact(training, name, improved)
+    interval = training.options.nbest_averaging_interval
+    if interval > 0 and epoch % interval == 0:
+        average(training, suffix=f"till{epoch}epoch")
+    _remove_models(training)
+
+
+def average(training: Training, suffix: str | None = None) -> None:
+    """Averages of the n best models, ``<part>.<value>.ave_<n>best.pth``.
+
+    Raises:
+        InputError: one of them has been removed, because fewer were kept before.
+    """
+    keep = _keep(training.options.keep_nbest_models)
+    missing = [name for name in _nbest_names(training) if not (training.directory / name).exists()]
+    if missing:
+        raise InputError(
+            f"{training.directory}: {missing[0]} is one of the {max(keep)} best, but it was removed while "
+            "keep_nbest_models was smaller; all epochs are trained: run again with a smaller --keep_nbest_models"
+        )
+    average_nbest_models(
+        output_dir=training.directory,
+        reporter=training.reporter,
+        best_model_criterion=training.options.best_model_criterion,
+        nbest=keep,
+        suffix=suffix,
+    )
+
+
+def _keep(keep_nbest_models: int | Sequence[int]) -> list[int]:
+    """The numbers of models to average."""
+    return [keep_nbest_models] if isinstance(keep_nbest_models, int) else list(keep_nbest_models) or [1]
+
+
+def _criteria(training: Training) -> list[tuple[str, str, str]]:
+    """The criteria of which the reporter has values."""
+    reporter: Reporter = training.reporter
+    return [tuple(c) for c in training.options.best_model_criterion if reporter.has(*c[:2])]
+
+
+def _nbest_names(training: Training) -> list[str]:
+    """Model files of the n best epochs by any criterion."""
+    most = max(_keep(training.options.keep_nbest_models))
+    ordered = [training.reporter.sort_epochs(*criterion)[:most] for criterion in _criteria(training)]
+    return [f"{epoch}epoch.pth" for epoch in sorted(set().union(*ordered))]
+
+
+def _remove_models(training: Training) -> None:
+    keep, removed = _nbest_names(training), []
+    for epoch in range(1, training.epoch):
+        path = training.directory / f"{epoch}epoch.pth"
+        if path.exists() and path.name not in keep:
+            path.unlink()
+            removed.append(str(path))
+    if removed:
+        logging.info("The model files were removed: " + ", ".join(removed))
+
+
+def _log_artifact(training: Training, name: str, improved: list[str]) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"model_{wandb.run.id}", type="model", metadata={"improved": improved})
+    artifact.add_file(str(training.directory / name))
+    wandb.log_artifact(artifact, aliases=[f"epoch-{training.epoch}", *(["best"] if improved else [])])
