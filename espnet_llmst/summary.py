@@ -215,8 +215,8 @@ def memory_of(model: ESPnetLLMSTModel, quantize: str | None = None) -> dict[str,
 
     Assumed are Adam's two moments and a gradient for each trained parameter, all in its dtype, that of training.
     Activations, which depend on the batch, and what the allocator wastes come on top. ``checkpoint`` is a phase's
-    model file: what is trained (what an earlier phase trained is written too); ``checkpoint.pth`` and its predecessor hold the
-    optimizer's state beside it.
+    model file: what is trained (what an earlier phase trained is written too); ``checkpoint.pth`` and its predecessor
+    hold the optimizer's state beside it.
     """
     parameters = list(model.parameters())
     tensors = [*parameters, *model.buffers()]
