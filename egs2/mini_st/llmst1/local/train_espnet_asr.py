@@ -62,7 +62,7 @@ def evaluate(model: torch.nn.Module, pieces: sentencepiece.SentencePieceProcesso
         with torch.inference_mode():
             states, _ = model.encode(wave, torch.tensor([wave.size(1)]))
             best_L = model.ctc.argmax(states)[0].unique_consecutive()
-        hyps.append(pieces.decode([token - 1 for token in best_L.tolist() if token > 0]))
+        hyps.append(pieces.decode([token - 1 for token in best_L.tolist() if 0 < token <= len(pieces)]))
     return corpus_score("WER", hyps, [[text for *_, text in examples]], language)
 
 
