@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.audio import AudioError, open_audio, read_mono
 from espnet_llmst.datadir.clean import clean_text
 from espnet_llmst.datadir.jobs import run_jobs
-from espnet_llmst.datadir.kaldi import atomic_write, table_names
+from espnet_llmst.datadir.kaldi import atomic_write, table_names, write_tsv
 from espnet_llmst.datadir.segments import Cut, frame_range
 from espnet_llmst.datadir.transform import Tables, write_data_dir
 
@@ -230,13 +230,6 @@ def _write_tables(set_dir: Path, items: list[Item]) -> None:
 
 def _seconds(time: float) -> str:
     return f"{time:.6f}".rstrip("0").rstrip(".")
-
-
-def write_tsv(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
-    """Rows as lines of tab-separated fields; tabs and line breaks within a field become blanks."""
-    with atomic_write(path) as file:
-        for row in rows:
-            file.write("\t".join(field.replace("\t", " ").replace("\n", " ") for field in row) + "\n")
 
 
 def compare_counts(name: str, found: int, published: dict[str, int]) -> str:

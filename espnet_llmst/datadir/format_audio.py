@@ -26,7 +26,7 @@ from espnet_llmst.datadir.audio import (
     write_audio,
 )
 from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs
-from espnet_llmst.datadir.kaldi import atomic_write, table_names, text_files
+from espnet_llmst.datadir.kaldi import atomic_write, table_names, text_files, write_tsv
 from espnet_llmst.datadir.segments import Cut, Source, frame_range, sources_of
 from espnet_llmst.datadir.transform import Tables, read_data_dir, restrict, without_audio, write_data_dir
 
@@ -193,11 +193,11 @@ def _write(out_dir: Path, tables: Tables, made: list[Made], fs: int, loud: bool)
     dropped = sorted(item for item in made if item.reason)
     kept = sorted(item for item in made if not item.reason)
     clamped = [item for item in kept if item.clamped]
-    _write_tsv(
+    write_tsv(
         out_dir / "dropped.tsv",
         [("utt", "reason", "detail"), *((item.utt, item.reason, item.detail) for item in dropped)],
     )
-    _write_tsv(out_dir / "clamped.tsv", [("utt", "detail"), *((item.utt, item.clamped) for item in clamped)])
+    write_tsv(out_dir / "clamped.tsv", [("utt", "detail"), *((item.utt, item.clamped) for item in clamped)])
     if not kept:
         first = f"e.g. {dropped[0].utt}: {dropped[0].reason} {dropped[0].detail}" if dropped else "it is empty"
         raise InputError(f"{out_dir}: no utterance left ({first}); see {out_dir}/dropped.tsv and correct the input")
@@ -223,9 +223,3 @@ def _write_tables(out_dir: Path, tables: Tables, kept: list[Made]) -> None:
     write_data_dir(out_dir, result)
     with atomic_write(out_dir / "feats_type") as file:
         file.write("raw\n")
-
-
-def _write_tsv(path: Path, rows: list[tuple[str, ...]]) -> None:
-    with atomic_write(path) as file:
-        for row in rows:
-            file.write("\t".join(field.replace("\t", " ").replace("\n", " ") for field in row) + "\n")

@@ -26,9 +26,8 @@ from kaldiio.matio import read_matrix_or_vector, write_array
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.audio import AudioError
 from espnet_llmst.datadir.clean import clean_text
-from espnet_llmst.datadir.corpus import write_tsv
 from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs
-from espnet_llmst.datadir.kaldi import atomic_write, read_table, table_names, text_files
+from espnet_llmst.datadir.kaldi import atomic_write, read_table, table_names, text_files, write_tsv
 from espnet_llmst.datadir.transform import Tables, read_data_dir, restrict, without_audio, write_data_dir
 
 FRAME_SAMPLES, SHIFT_SAMPLES = 400, 160  # Kaldi's 25 and 10 ms at 16 kHz

@@ -103,6 +103,13 @@ def write_table(path: str | Path, table: Mapping[str, str]) -> None:
         file.writelines(f"{key} {table[key]}\n" for key in sorted(table))
 
 
+def write_tsv(path: str | Path, rows: Iterable[tuple[str, ...]]) -> None:
+    """Rows as lines of tab-separated fields; tabs and line breaks within a field become blanks."""
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write("\t".join(field.replace("\t", " ").replace("\n", " ") for field in row) + "\n")
+
+
 def text_files(data_dir: str | Path) -> dict[str, Path]:
     """The text of each language, `text.<case>.<lang>`; true-cased (`tc`) where there are several cases.
 

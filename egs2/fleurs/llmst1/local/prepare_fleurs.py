@@ -36,7 +36,8 @@ from fleurs_audio import find_audio, forget, processes, unpack
 from fleurs_tables import Table, language_dirs, read_table, utterance_id
 
 from espnet_llmst.cli import InputError, get_parser, run
-from espnet_llmst.datadir.corpus import Dropped, Item, compare_counts, prepare_set, write_tsv
+from espnet_llmst.datadir.corpus import Dropped, Item, compare_counts, prepare_set
+from espnet_llmst.datadir.kaldi import write_tsv
 
 SPLITS = ("train", "dev", "test")
 VERSION = 1  # raise it when the same corpus is to be prepared anew

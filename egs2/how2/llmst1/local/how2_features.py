@@ -12,10 +12,10 @@ from how2_tables import FORM, PREFIX, VIDEO, Tables, read_split, stamp_of, walk
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.audio import AudioError
 from espnet_llmst.datadir.clean import clean_text
-from espnet_llmst.datadir.corpus import Dropped, Item, drop_empty, write_tsv
+from espnet_llmst.datadir.corpus import Dropped, Item, drop_empty
 from espnet_llmst.datadir.format_features import SAMPLE_RATE, matrix_shape, samples_of, split_place
 from espnet_llmst.datadir.jobs import finished_summary, mark_finished
-from espnet_llmst.datadir.kaldi import atomic_write, read_table, table_names, write_table
+from espnet_llmst.datadir.kaldi import atomic_write, read_table, table_names, write_table, write_tsv
 from espnet_llmst.datadir.transform import write_data_dir
 
 FEATURES = 43
