@@ -44,11 +44,21 @@ def list_task(args) -> None:
     print(decode_task(expand_mixture(read_phase(args.train_config[0])["mixture"], args.directions)))
 
 
+def measure_speech(path: Path, settings: dict):
+    """What tells vectors and encoder frames of an utterance, when the phase fills its batches by them."""
+    if "tokens" not in (settings.get("batch_type"), settings.get("valid_batch_type")):
+        return None
+    from espnet_llmst import summary  # late: slow, and seldom needed
+
+    return summary.speech_sizes(summary.build_empty(summary.read_phase(path)))
+
+
 def mix(args) -> None:
     """Write ``<out_dir>/<split>`` tables and ``<stats_dir>/<split>`` shapes."""
     settings = read_phase(args.train_config[0])
     template = load_template(settings["prompt"])
     tokenizer = load_tokenizer(settings["decoder_conf"]["model"], settings["decoder_conf"].get("added_tokens", ()))
+    measure = measure_speech(args.train_config[0], settings)
     parts = expand_mixture(settings["mixture"], args.directions)
     for role, split in zip(("train", "valid"), args.splits, strict=True):
         if role == "valid":  # validated on the whole split
@@ -56,7 +66,7 @@ def mix(args) -> None:
         counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role)
         for part, count in counts.items():
             print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples")
-        means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer)
+        means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer, measure)
         print(f"{role}: on average {means['frames']:.0f} speech frames and {means['tokens']:.0f} text tokens")
 
 

@@ -207,6 +207,9 @@ data_options() { # train|valid mix stats: what llmst_train reads
     if [ -e "${dir}/transcript" ]; then
         echo "--$1_data_path_and_name_and_type ${dir}/transcript,transcript,text"
     fi
+    if [ -e "$3/$1/position_shape" ]; then    # first: batch_type tokens reads no other
+        echo "--$1_shape_file $3/$1/position_shape"
+    fi
     echo "--$1_shape_file $3/$1/speech_shape"
     echo "--$1_shape_file $3/$1/text_shape"
 }
