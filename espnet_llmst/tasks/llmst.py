@@ -213,11 +213,11 @@ def token_batches(args: argparse.Namespace, shape_files: list[str], bins: int, s
     return batches[:-1] if args.drop_last_iter and len(batches) > 1 else batches
 
 
-def batches_of_epoch(args: argparse.Namespace) -> int:
-    """Training batches of an epoch, counted as they are made."""
+def training_batches(args: argparse.Namespace) -> list[tuple[str, ...]]:
+    """The training batches of an epoch, as `build_sequence_iter_factory` makes them."""
     size = ranks.size() if args.distributed else 1
     if args.batch_type == TOKENS:
-        return len(token_batches(args, args.train_shape_file, args.batch_bins, size))
+        return token_batches(args, args.train_shape_file, args.batch_bins, size)
     sampler = build_batch_sampler(
         type=args.batch_type,
         shape_files=args.train_shape_file,
@@ -230,10 +230,10 @@ def batches_of_epoch(args: argparse.Namespace) -> int:
         # As in ESPnet's build_sequence_iter_factory: every rank gets a part of every batch.
         min_batch_size=size if args.distributed else args.min_batch_size,
     )
-    return len(sampler)
+    return list(sampler)
 
 
 def updates_of_phase(args: argparse.Namespace) -> int:
     """Optimizer updates of ``args.max_epoch`` epochs."""
-    batches = args.num_iters_per_epoch or batches_of_epoch(args)
+    batches = args.num_iters_per_epoch or len(training_batches(args))
     return max(1, args.max_epoch * (batches // args.accum_grad))  # ESPnet counts accumulation per epoch
