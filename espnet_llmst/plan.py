@@ -18,7 +18,7 @@ from espnet_llmst.datadir.kaldi import read_table
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.step_memory import Shape, batch_of, can_be_run, step_memory, without_content
 from espnet_llmst.summary import build_empty, memory_of, read_phase, speech_sizes
-from espnet_llmst.tasks.llmst import LLMSTTask, training_batches
+from espnet_llmst.tasks.llmst import training_batches
 from espnet_llmst.train.shapes import SAMPLES_PER_FRAME
 from espnet_llmst.train.token_batches import TOKENS, fill_batches
 
@@ -151,20 +151,18 @@ def load_phase(path: Path) -> tuple[Namespace, ESPnetLLMSTModel]:
     return args, model.train()
 
 
-def plan(
-    path: Path, gpu_memory: float, stats: Path | None = None, gpus: int = 1, longest: Shape = Shape(480_000, 128)
-) -> dict:
+def plan(path: Path, gpu_memory: float, stats: Path | None, gpus: int, longest: Shape) -> dict:
     """Expected memory of a phase on each GPU, and the largest batches.
 
     Args:
         path: the phase's YAML.
         gpu_memory: of each GPU, in GiB; a tenth is left free.
-        stats: folder with the phase's ``speech_shape`` and ``text_shape`` (stage 5).
+        stats: folder with the phase's ``speech_shape`` and ``text_shape`` (stage 5); or None.
         gpus: processes of the training; each holds the whole model (DDP).
         longest: the longest utterance, without ``stats``.
 
     Returns:
-        config; state: bytes of weights, gradients, optimizer; activations: bytes by part of the longest utterance;
+        config; state: bytes of weights, gradients, optimizer; activations: bytes by part of ``ROWS`` of the longest;
         costs, see `Costs`; longest: its seconds, tokens, positions, and how many such fit on a GPU; suggested:
         batch_bins and batch_frames of all GPUs, and with ``stats`` batches and updates of an epoch; with ``stats``
         also configured: batches, updates and the largest batch's bytes as the YAML has it.
@@ -228,12 +226,12 @@ def _bytes(batch: tuple[str, ...], sizes: dict, costs: Costs, gpus: int) -> floa
 def as_text(found: dict) -> str:
     """A plan for the terminal."""
     state, longest, suggested = found["state"], found["longest"], found["suggested"]
-    parts = ", ".join(f"{name} {size / ROWS / 2**30:.2f}" for name, size in found["activations"].items())
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in found["activations"].items())
     lines = [
         found["config"],
         f"  state (GiB): {', '.join(f'{name} {size / 2**30:.2f}' for name, size in state.items())}",
-        f"  activations of the longest utterance (GiB; {longest['seconds']:.1f} s, {longest['tokens']} tokens, "
-        f"{longest['positions']} positions): {parts}",
+        f"  activations (GiB) of {ROWS} of the longest utterances, {longest['seconds']:.1f} s, "
+        f"{longest['tokens']} tokens, {longest['positions']} positions: {parts}",
         f"  of each GPU's memory {MARGIN:.0%} is left free; {longest['fit']} such utterances fit on one",
         f"  suggested: batch_type: {TOKENS}, " + ", ".join(f"{name}: {size}" for name, size in suggested.items()),
     ]

@@ -28,7 +28,7 @@ class Training:
     ``parallel`` is the model as it is called (under DDP, its wrapper). ``epoch`` is in work, ``batch`` of its
     ``batches`` are done, ``updates`` of its updates had a finite gradient. ``statistics`` are of its batches;
     ``curve`` holds (batches since the beginning, loss, learning rate) at every line of the log.
-    ``rng`` are the generators' states to go on from in the middle of an epoch.
+    ``rng`` are the generators' states to go on from in the middle of an epoch. ``current`` is the batch in work.
     """
 
     model: torch.nn.Module
@@ -48,6 +48,7 @@ class Training:
     curve: list[list[float]] = field(default_factory=list)
     rng: dict[str, Any] | None = None
     saved: tuple[int, int] | None = None
+    current: tuple[list[str], dict[str, torch.Tensor]] | None = None
 
     @property
     def directory(self) -> Path:

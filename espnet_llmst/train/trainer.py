@@ -27,6 +27,7 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.train import ranks
 from espnet_llmst.train.batches import count_batches, leave_on, remaining_batches, together
 from espnet_llmst.train.checkpoint import NEWEST, PREVIOUS
+from espnet_llmst.train.out_of_memory import memory_advice, noted
 from espnet_llmst.train.progress import Clock, advance, log_batches, log_interval, progress_bar
 from espnet_llmst.train.results import average, report_epoch, write_model
 from espnet_llmst.train.sigterm import EXIT_STATUS, Sigterm, note_sigterm
@@ -46,6 +47,10 @@ class LLMSTTrainerOptions(TrainerOptions):
     """ESPnet's options of training, and ours."""
 
     save_interval_iters: int
+    batch_type: str
+    batch_size: int
+    batch_bins: int
+    batch_frames: int | None
 
 
 class LLMSTTrainer(Trainer):
@@ -90,7 +95,8 @@ class LLMSTTrainer(Trainer):
         """Train to ``max_epoch`` or until ``patience`` ends, from the newest checkpoint on with ``resume``.
 
         Raises:
-            InputError: a checkpoint that does not fit, a full disk, an epoch without a finite gradient.
+            InputError: a checkpoint that does not fit, a full disk, an epoch without a finite gradient, a batch for
+                which the GPU's memory does not suffice.
             SystemExit: 143 after SIGTERM, when all is saved.
         """
         if plot_attention_iter_factory is not None:
@@ -108,6 +114,8 @@ class LLMSTTrainer(Trainer):
                     leave_if_asked(training, sigterm)
             if ranks.rank() == 0:
                 average(training)
+        except torch.OutOfMemoryError as error:
+            raise InputError(memory_advice(training)) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -134,7 +142,7 @@ class LLMSTTrainer(Trainer):
         with training.reporter.observe("valid") as reporter:
             cls.validate_one_epoch(
                 model=training.parallel,
-                iterator=leave_on(sigterm, factories["valid"].build_iter(epoch)),
+                iterator=noted(training, leave_on(sigterm, factories["valid"].build_iter(epoch))),
                 reporter=reporter,
                 options=options,
                 distributed_option=training.distributed_option,
@@ -225,7 +233,7 @@ def train_epoch(training: Training, loader, writer, clock: Clock, sigterm: Sigte
     if training.batches is not None and training.batches < accum_grad:
         raise InputError(f"accum_grad {accum_grad} is more than the {training.batches} batches of an epoch: no update")
     training.parallel.train()
-    batches = together(remaining_batches(loader, training.batch, training.rng), training.device)
+    batches = noted(training, together(remaining_batches(loader, training.batch, training.rng), training.device))
     training.rng = None
     started, tokens = time.perf_counter(), 0.0
     with progress_bar(training) as bar:

@@ -41,7 +41,9 @@ def train(dump_dir, task_config, tmp_path, llama_dir):
     template, tokenizer = load_template(task_config["prompt"]), AutoTokenizer.from_pretrained(llama_dir)
     for role, split in (("train", "train"), ("valid", "dev")):
         make_mix(dump_dir, split, [Part("st", "fr", "en"), Part("asr", "fr", "fr")], template, tmp_path / "mix" / role)
-        write_shapes(tmp_path / "mix" / role, tmp_path / "stats" / role, template, tokenizer, lambda n: (n // 320, n // 320))
+        write_shapes(
+            tmp_path / "mix" / role, tmp_path / "stats" / role, template, tokenizer, lambda n: (n // 320, n // 320)
+        )
 
     def run(output_dir, max_epoch, **changes):
         settings = {

@@ -13,7 +13,6 @@ from espnet_llmst.train.preprocessor import LLMSTPreprocessor
 from espnet_llmst.train.shapes import write_shapes
 from espnet_llmst.train.token_batches import read_sizes
 
-
 CONNECTORS = {
     "mlp": {},
     "conv_linear": {"channels": 16},

@@ -143,6 +143,37 @@ def test_some_updates_may_be_left_out(exp):
     assert status == 0 and log.count("The grad norm is nan. Skipping updating the model.") == 1
 
 
+@pytest.mark.parametrize("batch", [3, 8])
+def test_out_of_memory(batch, exp, corpus):
+    """In training, and in the third batch of the validation: one line that names the batch and a smaller budget."""
+
+    def memory_ends() -> None:
+        from espnet_llmst import espnet_model
+
+        original, calls = espnet_model.cross_entropy, []
+
+        def limited(*args):
+            calls.append(1)
+            if len(calls) == batch:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return original(*args)
+
+        espnet_model.cross_entropy = limited
+
+    status, log = exp(prepare=memory_ends, batch_size=2)
+    assert status == 1
+    line = one_line(log)
+    named = re.search(
+        r"exp: GPU out of memory with a batch of 2 utterances, the longest (\w+), padded to (0.\d) s", line
+    )
+    role, number = re.fullmatch(r"(train|valid)(\d)", named[1]).groups()
+    assert role == ("train" if batch == 3 else "valid")
+    assert named[2] == f"{(4000 + 500 * int(number)) / 16000:.1f}"
+    assert "try batch_size 1 instead of 2, or see llmst_plan; the same command goes on from the last checkpoint" in line
+    status, log = exp(batch_size=2)
+    assert status == 0 and f"epoch 1 after {2 if batch == 3 else 5} batches" in log
+
+
 def test_accumulation_longer_than_the_epoch(exp):
     status, log = exp(accum_grad=6)
     assert status == 1 and "accum_grad 6 is more than the 5 batches of an epoch" in one_line(log)
