@@ -17,7 +17,10 @@ from espnet_llmst.summary import speech_sizes
 from espnet_llmst.train.token_batches import fill_batches
 
 GIB = 2**30
-QFORMER = {"num_queries": 8, "num_layers": 2, "width": 16, "heads": 2, "ffn": 32}
+QFORMER = {
+    "postencoder": "qformer",
+    "postencoder_conf": {"num_queries": 8, "num_layers": 2, "width": 16, "heads": 2, "ffn": 32},
+}
 
 
 @pytest.fixture
@@ -51,11 +54,11 @@ def test_suggested_batches_fit(changes, phase):
     assert budget["batches"] == budget["updates"] == len(batches) > 2
     without_content(model, FakeTensorMode(allow_non_fake_inputs=True))
     most = 0
-    for batch in (batches[0], batches[len(batches) // 2], batches[-1]):
+    for batch in (batches[0], batches[-1]):
         longest = Shape(*(max(getattr(shapes[utt], name) for utt in batch) for name in ("samples", "tokens")))
         most = max(most, sum(step_memory(model, -(-len(batch) // 2), longest).values()) + sum(found["state"].values()))
     assert 0.6 * memory * GIB < most < memory * GIB
-    assert found["configured"]["batches"] == 18 and found["configured"]["bytes"] > sum(found["state"].values())
+    assert found["configured"]["batches"] == 17 and found["configured"]["bytes"] > sum(found["state"].values())
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 7, 8, 1000])
@@ -78,14 +81,14 @@ def test_other_errors_are_not_taken_for_a_full_memory():
         largest_that_fits(attempt)
 
 
-def test_command(phase, capsys, monkeypatch):
+def test_command(phase, capsys):
     path, stats = phase(accum_grad=2)
     llmst_plan.main([str(path), "--gpu_memory", "0.03", "--stats_dir", str(stats), "--json"])
     (found,) = json.loads(capsys.readouterr().out)
     assert found["suggested"]["updates"] == found["suggested"]["batches"] // 2
     assert found["longest"]["seconds"] == 149 * 0.02 and found["longest"]["tokens"] == 20 + 149 // 3
     text = plans.as_text(found)
-    assert "batch_type: tokens, batch_bins: " in text and "as configured: 18 batches, 9 updates an epoch" in text
+    assert "batch_type: tokens, batch_bins: " in text and "as configured: 17 batches, 8 updates an epoch" in text
     with pytest.raises(InputError, match="--gpu_memory: the model's state and a step's fixed part take all"):
         llmst_plan.main([str(path), "--gpu_memory", "0.0001", "--seconds", "1"])
 
@@ -96,7 +99,7 @@ def test_bad_input(phase, units_dir, wav2vec2_dirs):
     units = {"model": wav2vec2_dirs["hubert"], "layer": 1, "kmeans": units_dir}
     with pytest.raises(InputError, match="number of units depends on what is said"):
         load_phase(phase(encoder="units", encoder_conf=units, trainable=["postencoder"])[0])
-    with pytest.raises(InputError, match="--gpu_memory and .* must be above 0"):
+    with pytest.raises(InputError, match="--gpus and --tokens must be above 0"):
         llmst_plan.main(["x.yaml", "--gpu_memory", "0"])
     with pytest.raises(InputError, match="take all of it"):
         budget_for(-1.0, plans.Costs(0, 1, 1), 1.0)
