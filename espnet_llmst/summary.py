@@ -37,6 +37,7 @@ from espnet_llmst.encoder import espnet_asr, units, wav2vec2, whisper
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.tasks.llmst import LLMSTTask
+from espnet_llmst.train.results import in_dtype
 from espnet_llmst.train.shapes import SAMPLES_PER_FRAME
 
 PARTS = ("encoder", "postencoder", "decoder")
@@ -239,7 +240,7 @@ def _quantized(decoder: torch.nn.Module) -> int:
     return sum(module.weight.numel() for name, module in layers if module is not head and ".lora_" not in name)
 
 
-def memory_of(model: ESPnetLLMSTModel, quantize: str | None = None) -> dict[str, int]:
+def memory_of(model: ESPnetLLMSTModel, quantize: str | None = None, save_dtype: str | None = None) -> dict[str, int]:
     """Bytes that the model's state takes in training, on one device that holds all of it.
 
     Assumed are Adam's two moments and a gradient for each trained parameter, all in its dtype, that of training.
@@ -254,7 +255,7 @@ def memory_of(model: ESPnetLLMSTModel, quantize: str | None = None) -> dict[str,
         number = _quantized(model.decoder)
         weights -= round(number * (model.decoder.lm.get_input_embeddings().weight.element_size() - NF4_BITS / 8))
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-    checkpoint = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    checkpoint = sum(t.numel() * t.element_size() for t in in_dtype(model.state_dict(), save_dtype).values())
     return {"weights": weights, "gradients": trained, "optimizer": 2 * trained, "checkpoint": checkpoint}
 
 
@@ -288,7 +289,7 @@ def summarise(path: Path) -> dict:
         "trainable": total["trainable"],
         "trainable_share": total["trainable"] / number,
         **speech_rate(model),
-        "memory": memory_of(model, args.decoder_conf.get("quantize")),
+        "memory": memory_of(model, args.decoder_conf.get("quantize"), args.save_dtype),
     }
 
 

@@ -47,6 +47,7 @@ class LLMSTTrainerOptions(TrainerOptions):
     """ESPnet's options of training, and ours."""
 
     save_interval_iters: int
+    save_dtype: str | None
     batch_type: str
     batch_size: int
     batch_bins: int
@@ -65,6 +66,12 @@ class LLMSTTrainer(Trainer):
             default=1000,
             help="Updates between two checkpoints within an epoch, from which a killed training goes on; 0: none",
         )
+        parser.add_argument(
+            "--save_dtype",
+            choices=[None, "bfloat16"],
+            help="Of the model files (<n>epoch.pth); bfloat16 halves them, and what computes in bfloat16 loses nothing "
+            "but the next phase's or an average's last digits. checkpoint.pth stays exact",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> LLMSTTrainerOptions:
@@ -76,6 +83,8 @@ class LLMSTTrainer(Trainer):
         for name, remedy in UNSUPPORTED.items():
             if getattr(args, name):
                 raise InputError(f"{name}: not supported here ({remedy})")
+        if args.save_dtype not in (None, "bfloat16"):  # ESPnet does not check what stands in YAML
+            raise InputError(f"save_dtype: '{args.save_dtype}' must be bfloat16 or null")
         if args.save_interval_iters < 0 or args.accum_grad < 1:
             raise InputError("save_interval_iters must be 0 or more, accum_grad 1 or more")
         return build_dataclass(LLMSTTrainerOptions, args)

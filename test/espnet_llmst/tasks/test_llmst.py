@@ -124,3 +124,7 @@ def test_a_later_phase_starts_from_an_earlier_one(train, tmp_path):
     assert first.keys() < second.keys() and all(torch.equal(second[name], first[name]) for name in first)
     model, _ = load_model(tmp_path / "two/config.yaml", tmp_path / "two/1epoch.pth")
     assert torch.equal(model.state_dict()["postencoder.layers.0.weight"], first["postencoder.layers.0.weight"])
+    for name, message in (("decoder.nothing", "Unexpected key"), ("postencoder.layers.0.weight", "size mismatch")):
+        torch.save({**first, name: torch.zeros(1)}, tmp_path / "other.pth")
+        with pytest.raises(RuntimeError, match=rf"{message}.*{name}"):
+            train(tmp_path / "three", 1, trainable=["decoder.lora"], init_param=[str(tmp_path / "other.pth")])

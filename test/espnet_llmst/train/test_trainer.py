@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import socket
 import termios
@@ -99,6 +100,19 @@ def test_bar_on_a_terminal(corpus, tmp_path):
             break
     assert wait(process) == 0
     assert re.search(r"epoch 1/1: +100%.* 5/5 \[\d\d:\d\d<\d\d:\d\d, .*loss=\d\.\d+, \d+ tokens/s", shown.decode())
+
+
+def test_model_files_in_bfloat16(exp, tmp_path):
+    """They are the checkpoint's float32 weights, rounded; a later phase and a resumed training load them."""
+    assert exp(max_epoch=1, save_dtype="bfloat16")[0] == 0
+    model = torch.load(tmp_path / "exp/1epoch.pth", weights_only=True)
+    exact = torch.load(tmp_path / "exp/checkpoint.pth", weights_only=True)["model"]
+    assert {tensor.dtype for tensor in exact.values()} == {torch.float32}
+    assert all(torch.equal(tensor, exact[name].bfloat16()) for name, tensor in model.items())
+    path = (tmp_path / "exp").rename(tmp_path / "first") / "1epoch.pth"
+    assert exp("--init_param", str(path), max_epoch=1)[0] == 0
+    status, log = exp(save_dtype="float8")
+    assert status == 1 and "save_dtype: 'float8' must be bfloat16 or null" in one_line(log)
 
 
 def test_average_of_the_best(exp, tmp_path):
@@ -296,7 +310,7 @@ def ranks_train(corpus, directory: Path, wrap=lambda rank, training: training) -
 
 
 def test_two_processes_stop_and_go_on_together(corpus, tmp_path):
-    """SIGTERM to one of them ends both with 143; resumed they end as if left alone."""
+    """SIGTERM to one of them ends both with 143; resumed they end as if left alone. One process can go on, too."""
 
     def term_one(rank, training):
         return at_event(7 if rank == 1 else 0, lambda: os.kill(os.getpid(), signal.SIGTERM), training, True)
@@ -306,8 +320,14 @@ def test_two_processes_stop_and_go_on_together(corpus, tmp_path):
     assert ranks_train(corpus, tmp_path / "whole") == [0, 0], (tmp_path / "whole/log.0").read_text()[-3000:]
     assert ranks_train(corpus, tmp_path / "parts", term_one) == [143, 143]
     assert len(torch.load(tmp_path / "parts/exp/checkpoint.pth", weights_only=True)["rng"]) == 2
+    stopped = shutil.copytree(tmp_path / "parts/exp", tmp_path / "stopped")
     assert ranks_train(corpus, tmp_path / "parts") == [0, 0]
     assert "epoch 2 after 2 batches" in (tmp_path / "parts/log.0").read_text()
+    shutil.copytree(stopped, tmp_path / "alone/exp")
+    alone = train(corpus, tmp_path / "alone/exp", settings_of(corpus, save_interval_iters=0))
+    assert forked(alone, tmp_path / "alone/log") == 0
+    log = (tmp_path / "alone/log").read_text()
+    assert "epoch 2 after 2 batches" in log and "the checkpoint is of 2 processes, now there are 1" in log
     assert_equal(models_in(tmp_path / "parts/exp"), models_in(tmp_path / "whole/exp"))
 
 
