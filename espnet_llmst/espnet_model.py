@@ -84,12 +84,12 @@ class ESPnetLLMSTModel(AbsESPnetModel):
             averages over batches and ranks are averages over tokens.
         """
         with autocast(speech.device, self.precision):
+            nothing = 0.0 if speech_lengths.any() else self._read_silence(speech)  # now, when others read speech
             prompts = self.embed_prompts(
                 speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths, self._open_cache()
             )
             lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=speech.device)
             logits_NV, _ = self.decoder(pad_sequence(prompts, batch_first=True), lengths_B, text, text_lengths)
-            nothing = 0.0 if speech_lengths.any() else self._read_silence(speech)
         target_N = torch.cat(_cut(text, text_lengths))
         loss = cross_entropy(logits_NV.float(), target_N) + nothing
         accuracy = (logits_NV.argmax(-1) == target_N).float().mean()

@@ -6,7 +6,6 @@ import re
 import signal
 import termios
 import time
-from pathlib import Path
 
 import pytest
 import torch

@@ -169,7 +169,9 @@ def save_in_halves(save, event: Callable[[], None]):
     """``torch.save`` with an event when half of the file is on disk."""
     import io
 
-    def call(content, file):
+    def call(content, file, **options):
+        if options:  # no file: torch packs a tensor to send it
+            return save(content, file, **options)
         buffer = io.BytesIO()
         save(content, buffer)
         data = buffer.getvalue()
