@@ -131,6 +131,7 @@ class LLMSTTask(AbsTask):
             )
         model = ESPnetLLMSTModel(encoder, postencoder, decoder, **args.model_conf)
         set_trainable(model, args.trainable)
+        model.placed_later = ranks.is_distributed() and args.fsdp
         return model
 
     @classmethod

@@ -26,14 +26,15 @@ def report_epoch(training: Training, writers: dict) -> None:
         reporter.wandb_log()
 
 
-def write_model(training: Training) -> None:
+def write_model(training: Training, state: dict) -> None:
     """``<n>epoch.pth``, ``latest.pth`` and ``<part>.<value>.best.pth``; files that are no longer needed go.
 
+    ``state`` is the model's, gathered from all ranks.
     Doing this again after a kill gives the same files.
     """
     directory, epoch, reporter = training.directory, training.epoch, training.reporter
     name = f"{epoch}epoch.pth"
-    write_atomically(directory / name, in_dtype(training.model.state_dict(), training.options.save_dtype))
+    write_atomically(directory / name, in_dtype(state, training.options.save_dtype))
     link_atomically(directory / "latest.pth", name)
     improved = []
     for part, value, mode in _criteria(training):

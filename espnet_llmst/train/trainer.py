@@ -22,17 +22,19 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
+from espnet2.utils.types import str2bool
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.train import ranks
 from espnet_llmst.train.batches import count_batches, leave_on, remaining_batches, together
 from espnet_llmst.train.checkpoint import NEWEST, PREVIOUS
+from espnet_llmst.train.fsdp import full_state, shard
 from espnet_llmst.train.out_of_memory import memory_advice, noted
 from espnet_llmst.train.progress import Clock, advance, log_batches, log_interval, progress_bar
 from espnet_llmst.train.results import average, report_epoch, write_model
 from espnet_llmst.train.sigterm import EXIT_STATUS, Sigterm, note_sigterm
 from espnet_llmst.train.state import Training, next_epoch, resume, save, start_epoch
-from espnet_llmst.train.step import add_gradients, register_rates, update
+from espnet_llmst.train.step import add_gradients, register_rates, until_update, update
 
 UNSUPPORTED = {
     "use_adapter": "write lora: into encoder_conf or decoder_conf",
@@ -52,6 +54,7 @@ class LLMSTTrainerOptions(TrainerOptions):
     batch_size: int
     batch_bins: int
     batch_frames: int | None
+    fsdp: bool
 
 
 class LLMSTTrainer(Trainer):
@@ -72,6 +75,12 @@ class LLMSTTrainer(Trainer):
             help="Of the model files (<n>epoch.pth); bfloat16 halves them, and what computes in bfloat16 loses nothing "
             "but the next phase's or an average's last digits. checkpoint.pth stays exact",
         )
+        parser.add_argument(
+            "--fsdp",
+            type=str2bool,
+            default=False,
+            help="Split parameters, gradients and optimizer state over the processes (for full fine-tuning)",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> LLMSTTrainerOptions:
@@ -87,6 +96,9 @@ class LLMSTTrainer(Trainer):
             raise InputError(f"save_dtype: '{args.save_dtype}' must be bfloat16 or null")
         if args.save_interval_iters < 0 or args.accum_grad < 1:
             raise InputError("save_interval_iters must be 0 or more, accum_grad 1 or more")
+        for name in ("use_amp", "grad_noise", "ddp_comm_hook"):
+            if args.fsdp and getattr(args, name):
+                raise InputError(f"{name}: not with fsdp (model_conf: {{autocast: bfloat16}} is mixed precision)")
         return build_dataclass(LLMSTTrainerOptions, args)
 
     @classmethod
@@ -112,6 +124,8 @@ class LLMSTTrainer(Trainer):
             raise InputError("num_att_plot: attention of foundation models cannot be plotted; set it to 0")
         scaler = torch.amp.GradScaler("cuda") if trainer_options.use_amp else None
         training = Training(model, optimizers, schedulers, scaler, trainer_options, distributed_option)
+        if training.sharded:
+            shard(model, optimizers, training.device)
         begin(training)
         training.parallel = parallelise(model, trainer_options, distributed_option)
         factories = {"train": train_iter_factory, "valid": valid_iter_factory}
@@ -157,9 +171,10 @@ class LLMSTTrainer(Trainer):
                 distributed_option=training.distributed_option,
             )
         step_epoch_schedulers(training)
+        state = full_state(training.model) if training.sharded else training.model.state_dict()
         if ranks.rank() == 0:
             report_epoch(training, writers)
-            write_model(training)
+            write_model(training, state)
         next_epoch(training)
         save(training)
 
@@ -184,7 +199,7 @@ def begin(training: Training) -> None:
 def parallelise(
     model: torch.nn.Module, options: TrainerOptions, distributed_option: DistributedOption
 ) -> torch.nn.Module:
-    """The model as it is called: under DDP when there are several processes.
+    """The model as it is called: under DDP when there are several processes that each have the whole of it.
 
     Raises:
         InputError: several GPUs in one process.
@@ -192,6 +207,8 @@ def parallelise(
     if not distributed_option.distributed:
         if options.ngpu > 1:
             raise InputError("ngpu: several GPUs need a process each: --multiprocessing_distributed true, or torchrun")
+        return model
+    if options.fsdp:
         return model
     device = [torch.cuda.current_device()] if options.ngpu > 0 else None
     parallel = torch.nn.parallel.DistributedDataParallel(
@@ -247,7 +264,8 @@ def train_epoch(training: Training, loader, writer, clock: Clock, sigterm: Sigte
     started, tokens = time.perf_counter(), 0.0
     with progress_bar(training) as bar:
         for utt_ids, batch in training.statistics.measure_iter_time(batches, "iter_time"):
-            tokens += add_gradients(training, utt_ids, batch)
+            with until_update(training):
+                tokens += add_gradients(training, utt_ids, batch)
             training.batch += 1
             clock.trained += 1
             whole = training.batch % accum_grad == 0

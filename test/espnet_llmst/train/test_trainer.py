@@ -3,12 +3,9 @@
 import importlib.util
 import os
 import re
-import shutil
 import signal
-import socket
 import termios
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -293,42 +290,6 @@ def test_wandb_offline(exp, monkeypatch, tmp_path):
     status, log = exp(use_wandb=True)
     assert status == 0, log[-3000:]
     assert list((tmp_path / "exp/wandb").glob("offline-run-*/run-*.wandb"))
-
-
-def ranks_train(corpus, directory: Path, wrap=lambda rank, training: training) -> list[int]:
-    """Two processes on the CPU; their exit statuses."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank in range(2):
-        options = ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_rank", str(rank)]
-        options += ["--dist_master_addr", "localhost", "--dist_master_port", port]
-        training = train(corpus, directory / "exp", settings_of(corpus, save_interval_iters=0), *options)
-        processes.append(start(wrap(rank, training), directory / f"log.{rank}"))
-    return [wait(process) for process in processes]
-
-
-def test_two_processes_stop_and_go_on_together(corpus, tmp_path):
-    """SIGTERM to one of them ends both with 143; resumed they end as if left alone. One process can go on, too."""
-
-    def term_one(rank, training):
-        return at_event(7 if rank == 1 else 0, lambda: os.kill(os.getpid(), signal.SIGTERM), training, True)
-
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
-    assert ranks_train(corpus, tmp_path / "whole") == [0, 0], (tmp_path / "whole/log.0").read_text()[-3000:]
-    assert ranks_train(corpus, tmp_path / "parts", term_one) == [143, 143]
-    assert len(torch.load(tmp_path / "parts/exp/checkpoint.pth", weights_only=True)["rng"]) == 2
-    stopped = shutil.copytree(tmp_path / "parts/exp", tmp_path / "stopped")
-    assert ranks_train(corpus, tmp_path / "parts") == [0, 0]
-    assert "epoch 2 after 2 batches" in (tmp_path / "parts/log.0").read_text()
-    shutil.copytree(stopped, tmp_path / "alone/exp")
-    alone = train(corpus, tmp_path / "alone/exp", settings_of(corpus, save_interval_iters=0))
-    assert forked(alone, tmp_path / "alone/log") == 0
-    log = (tmp_path / "alone/log").read_text()
-    assert "epoch 2 after 2 batches" in log and "the checkpoint is of 2 processes, now there are 1" in log
-    assert_equal(models_in(tmp_path / "parts/exp"), models_in(tmp_path / "whole/exp"))
 
 
 def test_sigterm_to_the_command_reaches_its_processes(corpus, tmp_path):
