@@ -117,7 +117,10 @@ class CausalLMDecoder(AbsDecoder):
             embeds_BLD, options = torch.cat(rows)[None], segments(sizes, hs_pad.device)  # here B is 1 and L is S
             predicts_BL = torch.cat([row[:size] for row, size in zip(predicts_BL, sizes, strict=True)])[None]
         else:
-            embeds_BLD, options = pad_sequence(rows, batch_first=True), {}  # causal attention never looks right: no mask
+            embeds_BLD, options = (
+                pad_sequence(rows, batch_first=True),
+                {},
+            )  # causal attention never looks right: no mask
         output = self.lm(inputs_embeds=embeds_BLD, use_cache=False, logits_to_keep=predicts_BL, **options)
         return output.logits, ys_in_lens
 

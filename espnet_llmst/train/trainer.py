@@ -22,6 +22,7 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
+from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.train import ranks
@@ -32,6 +33,7 @@ from espnet_llmst.train.results import average, report_epoch, write_model
 from espnet_llmst.train.sigterm import EXIT_STATUS, Sigterm, note_sigterm
 from espnet_llmst.train.state import Training, next_epoch, resume, save, start_epoch
 from espnet_llmst.train.step import add_gradients, register_rates, update
+from espnet_llmst.train.valid_bleu import check_valid_bleu, register_bleu
 
 UNSUPPORTED = {
     "use_adapter": "write lora: into encoder_conf or decoder_conf",
@@ -46,6 +48,7 @@ class LLMSTTrainerOptions(TrainerOptions):
     """ESPnet's options of training, and ours."""
 
     save_interval_iters: int
+    valid_bleu: dict
 
 
 class LLMSTTrainer(Trainer):
@@ -59,6 +62,13 @@ class LLMSTTrainer(Trainer):
             type=int,
             default=1000,
             help="Updates between two checkpoints within an epoch, from which a killed training goes on; 0: none",
+        )
+        parser.add_argument(
+            "--valid_bleu",
+            action=NestedDictAction,
+            default={},
+            help="Decode so many validation utterances after each epoch and report valid.bleu, e.g. utterances=50; "
+            "other keys are options of the search, e.g. beam_size=1",
         )
 
     @classmethod
@@ -97,6 +107,7 @@ class LLMSTTrainer(Trainer):
             raise InputError("num_att_plot: attention of foundation models cannot be plotted; set it to 0")
         scaler = torch.amp.GradScaler("cuda") if trainer_options.use_amp else None
         training = Training(model, optimizers, schedulers, scaler, trainer_options, distributed_option)
+        check_valid_bleu(training, valid_iter_factory)
         begin(training)
         training.parallel = parallelise(model, trainer_options, distributed_option)
         factories = {"train": train_iter_factory, "valid": valid_iter_factory}
@@ -139,6 +150,8 @@ class LLMSTTrainer(Trainer):
                 options=options,
                 distributed_option=training.distributed_option,
             )
+            if options.valid_bleu:
+                register_bleu(training, factories["valid"], reporter)
         step_epoch_schedulers(training)
         if ranks.rank() == 0:
             report_epoch(training, writers)

@@ -4,14 +4,12 @@ import importlib.util
 import os
 import re
 import signal
-import socket
 import termios
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from training_runs import assert_equal, at_event, forked, kill, models_in, settings_of, start, train, wait
+from training_runs import assert_equal, at_event, forked, kill, models_in, ranks_train, settings_of, start, train, wait
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.tasks.llmst import LLMSTTask
@@ -248,20 +246,6 @@ def test_wandb_offline(exp, monkeypatch, tmp_path):
     status, log = exp(use_wandb=True)
     assert status == 0, log[-3000:]
     assert list((tmp_path / "exp/wandb").glob("offline-run-*/run-*.wandb"))
-
-
-def ranks_train(corpus, directory: Path, wrap=lambda rank, training: training) -> list[int]:
-    """Two processes on the CPU; their exit statuses."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank in range(2):
-        options = ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_rank", str(rank)]
-        options += ["--dist_master_addr", "localhost", "--dist_master_port", port]
-        training = train(corpus, directory / "exp", settings_of(corpus, save_interval_iters=0), *options)
-        processes.append(start(wrap(rank, training), directory / f"log.{rank}"))
-    return [wait(process) for process in processes]
 
 
 def test_two_processes_stop_and_go_on_together(corpus, tmp_path):

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -104,6 +105,22 @@ def wait(process: int) -> int:
 def forked(function: Callable[[], int | None], log: Path) -> int:
     """Exit status of a function in a process of its own."""
     return wait(start(function, log))
+
+
+def ranks_train(corpus, directory: Path, wrap=lambda rank, training: training, **changes) -> list[int]:
+    """Two processes on the CPU; their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(2):
+        options = ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_rank", str(rank)]
+        options += ["--dist_master_addr", "localhost", "--dist_master_port", port]
+        training = train(
+            corpus, directory / "exp", settings_of(corpus, **{"save_interval_iters": 0, **changes}), *options
+        )
+        processes.append(start(wrap(rank, training), directory / f"log.{rank}"))
+    return [wait(process) for process in processes]
 
 
 def at_event(number: int, action: Callable[[], None], function: Callable[[], int], batches_only: bool = False):
