@@ -56,7 +56,7 @@ def test_value_alone_and_with_two_processes(corpus, tmp_path):
     (tmp_path / "two").mkdir()
     assert ranks_train(corpus, tmp_path / "two", guessing, **ASKED) == [0, 0], (tmp_path / "two/log.0").read_text()
     expected = sacrebleu.corpus_bleu([GUESS] * 4, [[f"The train {n} leaves." for n in (0, 2, 5, 7)]]).score
-    assert 20 < expected < 90
+    assert 5 < expected < 95  # some words are right, not all
     for directory in (tmp_path / "exp", tmp_path / "two/exp"):
         stats = torch.load(directory / "checkpoint.pth", weights_only=True)["reporter"]["stats"]
         assert [stats[epoch]["valid"]["bleu"] for epoch in (1, 2)] == pytest.approx([expected] * 2)
