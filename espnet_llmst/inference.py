@@ -87,9 +87,19 @@ class Speech2Text:
         kv_memory: float | None = None,
         **options,
     ) -> None:
-        self.model, args = load_model(train_config, model_file, device)
-        self.preprocess = build_preprocessor(args, train=False)
-        self.device, self.options = torch.device(device), SearchOptions(**options)
+        model, args = load_model(train_config, model_file, device)
+        self._take(model, build_preprocessor(args, train=False), rows, kv_memory, options)
+
+    @classmethod
+    def of_model(cls, model, preprocess, rows: int = 16, kv_memory: float | None = None, **options) -> "Speech2Text":
+        """With a model that is at hand, e.g. in training; ``preprocess`` as `build_preprocessor` makes it."""
+        speech2text = cls.__new__(cls)
+        speech2text._take(model, preprocess, rows, kv_memory, options)
+        return speech2text
+
+    def _take(self, model, preprocess, rows: int, kv_memory: float | None, options: dict) -> None:
+        self.model, self.preprocess, self.options = model, preprocess, SearchOptions(**options)
+        self.device = next(model.parameters()).device
         self.autocast = partial(autocast, self.device, self.model.precision)
         memory = None if kv_memory is None else int(kv_memory * 1e9)
         self.searcher = Searcher(

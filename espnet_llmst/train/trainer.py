@@ -22,6 +22,7 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
+from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str2bool
 
 from espnet_llmst.cli import InputError
@@ -35,6 +36,7 @@ from espnet_llmst.train.results import average, report_epoch, write_model
 from espnet_llmst.train.sigterm import EXIT_STATUS, Sigterm, note_sigterm
 from espnet_llmst.train.state import Training, next_epoch, resume, save, start_epoch
 from espnet_llmst.train.step import add_gradients, register_rates, until_update, update
+from espnet_llmst.train.valid_bleu import check_valid_bleu, register_bleu
 
 UNSUPPORTED = {
     "use_adapter": "write lora: into encoder_conf or decoder_conf",
@@ -55,6 +57,7 @@ class LLMSTTrainerOptions(TrainerOptions):
     batch_bins: int
     batch_frames: int | None
     fsdp: bool
+    valid_bleu: dict
 
 
 class LLMSTTrainer(Trainer):
@@ -80,6 +83,13 @@ class LLMSTTrainer(Trainer):
             type=str2bool,
             default=False,
             help="Split parameters, gradients and optimizer state over the processes (for full fine-tuning)",
+        )
+        parser.add_argument(
+            "--valid_bleu",
+            action=NestedDictAction,
+            default={},
+            help="Decode so many validation utterances after each epoch and report valid.bleu, e.g. utterances=50; "
+            "other keys are options of the search, e.g. beam_size=1",
         )
 
     @classmethod
@@ -126,6 +136,7 @@ class LLMSTTrainer(Trainer):
         training = Training(model, optimizers, schedulers, scaler, trainer_options, distributed_option)
         if training.sharded:
             shard(model, optimizers, training.device)
+        check_valid_bleu(training, valid_iter_factory)
         begin(training)
         training.parallel = parallelise(model, trainer_options, distributed_option)
         factories = {"train": train_iter_factory, "valid": valid_iter_factory}
@@ -170,6 +181,8 @@ class LLMSTTrainer(Trainer):
                 options=options,
                 distributed_option=training.distributed_option,
             )
+            if options.valid_bleu:
+                register_bleu(training, factories["valid"], reporter)
         step_epoch_schedulers(training)
         state = full_state(training.model) if training.sharded else training.model.state_dict()
         if ranks.rank() == 0:

@@ -78,7 +78,7 @@ def test_launch_hands_on_the_status(tmp_path):
 
 
 def test_two_processes_stop_and_go_on_together(corpus, tmp_path):
-    """SIGTERM to one of them ends both with 143; resumed they end as if left alone, bit for bit. One process can go on, too."""
+    """SIGTERM to one of them ends both with 143; resumed they end as if left alone. One process can go on, too."""
 
     def counted(rank, training, event=0):
         """Prints how often DDP leaves out to add up gradients."""
