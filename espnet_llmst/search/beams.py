@@ -121,7 +121,7 @@ class Beams:
         """Keep the K best of the finished so far and of those of the K best candidates that end now."""
         options = self.options
         ends_NC = ends_NC.clone()
-        ends_NC[:, options.beam_size :] = False
+        ends_NC[:, options.beam_size :].fill_(False)
         if self.asks_host and not bool(ends_NC.any()):
             return
         new_NC = score_NC / length_N[:, None].to(score_NC.dtype) ** options.length_penalty
