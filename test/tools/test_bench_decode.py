@@ -11,7 +11,7 @@ RUN = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({ABSENT!r}))
 sys.path[:0] = [{str(REPO)!r}, {str(REPO / "test/espnet_llmst/search")!r}]
-import test_graphs  # its GPU tests run there too
+import test_graphs_gpu  # runs there too
 sys.argv = ["bench_decode.py", *sys.argv[1:]]
 runpy.run_path({str(REPO / "tools/bench_decode.py")!r}, run_name="__main__")
 """

@@ -2,9 +2,7 @@
 
 No graph is needed for that: a tape records the tensor operations of a step and replays them on the same storage without
 any of its Python, which is what a graph does; and a step on tensors of the meta device, which have no values, fails at
-whatever the host would have to wait for. The last tests need a GPU (and neither this tree's conftest nor espnet):
-
-    python -m pytest --noconftest test/espnet_llmst/search/test_graphs.py -k on_a_gpu
+whatever the host would have to wait for. With real graphs: test_graphs_gpu.py.
 """
 
 import logging
@@ -12,7 +10,8 @@ from collections import deque
 
 import pytest
 import torch
-from test_engine import EOS, MODELS, TOKENIZER, WIDTH, assert_same, decoder, make_decoder, named, prompts, run  # noqa: F401
+from test_engine import TOKENIZER, assert_same, decoder, make_decoder, named, prompts, run  # noqa: F401
+from tiny_lms import EOS, MODELS, WIDTH
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -83,6 +82,12 @@ class Captures(list):
         return replay, result
 
 
+@pytest.fixture(scope="module")
+def llama():
+    torch.manual_seed(0)
+    return make_decoder(MODELS["llama"]())
+
+
 @pytest.fixture
 def captures(monkeypatch):
     """Steps are taped; storage grows, and extents differ, in small paces."""
@@ -99,15 +104,12 @@ def captures(monkeypatch):
     return captures
 
 
-@pytest.mark.parametrize(
-    ("beams", "early", "penalty"), [(1, False, 1.0), (2, True, 0.0), (5, False, 1.0), (5, "never", 2.0)]
-)
+@pytest.mark.parametrize(("beams", "early", "penalty"), [(1, False, 1.0), (2, True, 0.0), (5, "never", 2.0)])
 def test_static_steps_find_the_same(decoder, beams, early, penalty):  # noqa: F811
     options = SearchOptions(beam_size=beams, early_stopping=early, length_penalty=penalty, max_new_tokens=14)
-    embeds = prompts(10)
-    expected = [generate(decoder, TOKENIZER, [one], options)[0] for one in embeds[:4]] + run(decoder, options, embeds)[
-        4:
-    ]
+    embeds = prompts(6)
+    expected = [generate(decoder, TOKENIZER, [one], options)[0] for one in embeds]
+    assert_same(run(decoder, options, embeds), expected)
     for rows in (1, 4, 16):
         assert_same(run(decoder, options, embeds, rows, graphs=True), expected)
 
@@ -115,11 +117,11 @@ def test_static_steps_find_the_same(decoder, beams, early, penalty):  # noqa: F8
 @pytest.mark.parametrize("beams", [1, 4])
 def test_replayed_steps_find_the_same(decoder, captures, beams):  # noqa: F811
     """With refills, rows that leave, growing storage, and without a step's Python."""
-    options, embeds = SearchOptions(beam_size=beams, max_new_tokens=16), prompts(12)
+    options, embeds = SearchOptions(beam_size=beams, max_new_tokens=16), prompts(8)
     expected = run(decoder, options, embeds)
-    for rows in (1, 4, 16):
+    for rows in (1, 4):
         assert_same(run(decoder, options, embeds, rows, graphs=True), expected)
-    assert {1, 4} < {extent.rows for extent, _ in captures} and len({extent.steps for extent, _ in captures}) > 2
+    assert {1, 4} <= {extent.rows for extent, _ in captures} and len({extent.steps for extent, _ in captures}) > 2
     assert sum(len(runs) for _, runs in captures) > 2 * len(captures)
 
 
@@ -160,9 +162,9 @@ def test_rows_without_work_stay_finite(decoder, captures):  # noqa: F811
         {"beam_size": 1, "do_sample": True, "temperature": 1.5},
     ],
 )
-def test_searches_that_ask_the_host_replay_the_model_alone(decoder, captures, settings):  # noqa: F811
+def test_searches_that_ask_the_host_replay_the_model_alone(llama, captures, settings):
     options, embeds = SearchOptions(max_new_tokens=10, **settings), prompts(6)
-    assert_same(run(decoder, options, embeds, graphs=True), run(decoder, options, embeds))
+    assert_same(run(llama, options, embeds, graphs=True), run(llama, options, embeds))
     assert captures
 
 
@@ -176,7 +178,7 @@ def test_a_step_asks_nothing_of_the_host(decoder, monkeypatch, beams):  # noqa: 
         engine = Engine(
             make_decoder(MODELS[kind]()), EOS, SearchOptions(beam_size=beams, max_new_tokens=9), rows=4, graphs=True
         )
-        ready = deque(Prompt(str(n), torch.zeros(9 - n, WIDTH)) for n in range(3))
+        ready = deque(Prompt(str(n), torch.zeros(9, WIDTH)) for n in range(3))
         work = engine_module._Work(engine, ready, iter(()), None, 4)
         work.prefill(work._group(4))
         for _ in range(2):
@@ -191,14 +193,14 @@ def test_a_step_asks_nothing_of_the_host(decoder, monkeypatch, beams):  # noqa: 
                 work._choose(work.step_logits())
 
 
-def test_a_step_that_cannot_be_captured_runs_as_it_is(decoder, captures, caplog, monkeypatch):  # noqa: F811
+def test_a_step_that_cannot_be_captured_runs_as_it_is(llama, captures, caplog, monkeypatch):
     def fail(*_):
         raise RuntimeError("operation not permitted\nmore")
 
     monkeypatch.setattr(Captures, "__call__", fail)
     options, embeds = SearchOptions(beam_size=2, max_new_tokens=8), prompts(5)
-    expected = run(decoder, options, embeds)
-    assert_same(run(decoder, options, embeds, graphs=True), expected)
+    expected = run(llama, options, embeds)
+    assert_same(run(llama, options, embeds, graphs=True), expected)
     assert caplog.text.count("could not be captured, none is from here on: operation not permitted") == 1
     caplog.clear()
     failures = []
@@ -210,52 +212,32 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is(decoder, captures, caplog,
     monkeypatch.setattr(
         Captures, "__call__", lambda self, *a: no_memory() if not failures else (_ for _ in ()).throw(RuntimeError("x"))
     )
-    assert_same(run(decoder, options, embeds, graphs=True), expected)
+    assert_same(run(llama, options, embeds, graphs=True), expected)
     assert "goes on with 2 utterances" in caplog.text
 
 
-def test_only_so_many_graphs_are_kept(decoder, captures, monkeypatch):  # noqa: F811
+def test_only_so_many_graphs_are_kept(llama, captures, monkeypatch):
     monkeypatch.setattr(graphs_module, "MOST", 1)
     options, embeds = SearchOptions(beam_size=2, max_new_tokens=8), prompts(8)
-    engine = Engine(decoder, EOS, options, rows=4, graphs=True)
+    engine = Engine(llama, EOS, options, rows=4, graphs=True)
     found = dict(engine.decode(named(embeds)))
-    assert_same([found[str(n)] for n in range(8)], run(decoder, options, embeds))
+    assert_same([found[str(n)] for n in range(8)], run(llama, options, embeds))
     assert len(engine.kept.runner.captured) == 1 < len(captures)
 
 
-def test_graphs_are_checked_before_use(decoder, captures, caplog, monkeypatch):  # noqa: F811
+def test_graphs_are_checked_before_use(llama, captures, caplog, monkeypatch):
     """A replay that does nothing is noticed; the engine then goes on without, and says so."""
     options, embeds = SearchOptions(beam_size=3, max_new_tokens=8), prompts(5)
-    expected = run(decoder, options, embeds)
+    expected = run(llama, options, embeds)
     with caplog.at_level(logging.WARNING):
-        found = dict(Searcher(decoder, TOKENIZER, options, rows=4, graphs=True).decode(named(embeds)))
+        found = dict(Searcher(llama, TOKENIZER, options, rows=4, graphs=True).decode(named(embeds)))
     assert_same([found[str(n)] for n in range(5)], expected)
     assert not caplog.records and captures
-    error, _ = largest_error(Engine(decoder, EOS, options, graphs=True))
+    error, _ = largest_error(Engine(llama, EOS, options, graphs=True))
     assert error < 1e-5
     monkeypatch.setattr(Tape, "play", lambda self: None)
-    searcher = Searcher(decoder, TOKENIZER, options, rows=4, graphs=True)
+    searcher = Searcher(llama, TOKENIZER, options, rows=4, graphs=True)
     with caplog.at_level(logging.WARNING):
         found = dict(searcher.decode(named(embeds)))
     assert "cuda_graphs: not used" in caplog.text and searcher.supported and not searcher.engine.graphs
     assert_same([found[str(n)] for n in range(5)], expected)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: real CUDA graphs")
-@pytest.mark.parametrize("beams", [1, 5])
-def test_graphs_equal_usual_steps_on_a_gpu(decoder, beams, caplog):  # noqa: F811
-    options, embeds = SearchOptions(beam_size=beams, max_new_tokens=40, min_new_tokens=20), prompts(12)
-    decoder.to("cuda")
-    try:
-        there = [one.to("cuda") for one in embeds]
-        expected = run(decoder, options, there)
-        for rows in (1, 4, 16):
-            assert_same(run(decoder, options, there, rows, graphs=True), expected)
-        engine = Engine(decoder, EOS, options, rows=4, graphs=True)
-        for _ in range(2):
-            assert len(dict(engine.decode(named(there)))) == 12
-        assert engine.kept.runner.captured and engine.kept.runner.capture is not None
-        error, _ = largest_error(engine)
-        assert error < 1e-3 and not caplog.records
-    finally:
-        decoder.to("cpu")
