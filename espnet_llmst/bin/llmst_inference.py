@@ -49,6 +49,9 @@ def parse(argv: Sequence[str] | None):
     parser.add_argument("--shuffle_audio", type=int, metavar="SEED", help="Control: another utterance's audio")
     parser.add_argument("--rows", type=int, default=16, help="Utterances searched at a time")
     parser.add_argument("--kv_memory", type=float, metavar="GB", help="Limit of the language model's keys and values")
+    parser.add_argument(
+        "--cuda_graphs", default=False, type=lambda text: text.lower() == "true", help="Capture steps on a GPU"
+    )
     add_search_options(parser)
     return parser.parse_args(argv)
 
@@ -101,7 +104,8 @@ def decode(args: Namespace) -> None:
         raise InputError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
     works, device = work_of(args), "cuda" if args.ngpu else "cpu"
     search = {name: getattr(args, name) for name in SEARCH}
-    speech2text = Speech2Text(args.train_config, args.model_file, device, args.rows, args.kv_memory, **search)
+    machine = (device, args.rows, args.kv_memory, args.cuda_graphs)
+    speech2text = Speech2Text(args.train_config, args.model_file, *machine, **search)
     transcriber = Transcriber(args.asr_model, device) if args.asr_model else None
     for work in works:
         decode_set(args, work, speech2text, transcriber)
