@@ -18,7 +18,7 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import atomic_write
 from espnet_llmst.scoring.metrics import ALL_METRICS
 from espnet_llmst.scoring.score import environment, git_commit
-from espnet_llmst.scoring.tables import load_table, render_table, row_cell
+from espnet_llmst.scoring.tables import is_begun, load_table, render_table
 
 FOUNDATION = "foundation"
 SHUFFLED = "scores_shuffled.json"
@@ -232,8 +232,7 @@ def write_results(
     if not experiments and not foundation:
         raise InputError(f"{expdir}: no scores.json below it, run stages 7 and 8 first")
     if out is not None:
-        loaded = [load_table(path) for path in tables]
-        begun = [one for one in loaded if any(row_cell(one, row, experiments) for row in one["rows"])]
+        begun = [one for one in map(load_table, tables) if is_begun(one, experiments)]
         text = render_markdown(experiments, foundation, command=command, expdir=str(expdir), tables=begun)
         with atomic_write(out) as file:
             file.write(text)

@@ -55,13 +55,59 @@ control_seed=1          # of that shuffling
 # Scoring
 score_opts=             # more options for llmst_score, e.g. "--buckets 5,10,15"
 
+# Tables of papers: in place of one method
+table=                  # conf/paper/<table>.yaml: run what its rows lack, write exp/paper_<table>.md
+rows=                   # only these, e.g. "s_lora dual"; --dry_run true names them
+seeds=                  # train each row with each, e.g. "1 2 3"; foundation models are shared
+dry_run=false           # only say what is there, what would be run, and the GPU memory
+
 help_message=$(sed '/^help_message=/,$d' "$0" | grep -E '^(# [A-Z]|[a-z_]+=)' | sed -E 's/^# (.*)$/\n\1/; s/^([a-z_]+)=([^#]*)(# *(.*))?$/  --\1 (\2) \4/; s/ +\)/)/')
+run_words=("$@")
 run_args=$(printf '%q ' "$@")
 . ./path.sh
 . utils/parse_options.sh
 . ./cmd.sh
 [ $# -eq 0 ] || fail "unexpected argument '$1'; options are written --name value"
 shopt -s nullglob
+tool() { # command arguments...
+    local name=$1
+    shift
+    "${python}" -m "espnet_llmst.bin.${name}" "$@"
+}
+args_tag() { # what inference_args add to the name of a decode, as in ESPnet
+    sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}"
+}
+
+if [ -n "${table}" ]; then
+    ! "${force}" || fail "--force true is for one --method; a table only runs what is missing"
+    # Every row is a run, or several, of the recipe's own script with this run's options and the row's.
+    # shellcheck disable=SC2206
+    paper=(llmst_table --table "${table}" --rows ${rows} --seeds ${seeds} --expdir "${expdir}" --stage "${stage}"
+        --stop_stage "${stop_stage}" --train_args="${train_args}" --decode_suffix="$(args_tag)")
+    if "${dry_run}"; then
+        tool "${paper[@]}" --dry_run
+        exit 0
+    fi
+    runs=$(tool "${paper[@]}" --list_runs)
+    failed=
+    while IFS=$'\t' read -r -u 3 row options; do
+        if [[ " ${failed} " == *" ${row} "* ]]; then continue; fi    # an earlier phase of it failed
+        IFS=$'\t' read -r -a words <<< "${options}"
+        log "table ${table}, row ${row}: ${words[*]}"
+        status=0
+        ./run.sh "${run_words[@]}" --table= --rows= --seeds= "${words[@]}" 3<&- || status=$?
+        [ "${status}" -lt 128 ] || exit "${status}"    # ended by a signal: so is this
+        if [ "${status}" -ne 0 ]; then
+            log "table ${table}, row ${row}: failed, see above; the other rows go on"
+            failed+=" ${row}"
+        fi
+    done 3<<< "${runs}"
+    tool "${paper[@]}" --out "${expdir}/paper_${table}.md"
+    [ -z "${failed}" ] || fail "table ${table}: failed rows:${failed}; mend what is said above and run this again"
+    log "the table is in ${expdir}/paper_${table}.md"
+    exit 0
+fi
+
 configs=("conf/${method}"/[0-9]*.yaml)
 if [ -z "${method}" ] || [ ${#configs[@]} -eq 0 ]; then
     methods=$(for file in conf/*/[0-9]*.yaml; do basename "$(dirname "${file}")"; done | sort -u | xargs)
@@ -93,11 +139,6 @@ mark() { # mark key
     echo "$2" > "$1.tmp"
     mv "$1.tmp" "$1"
 }
-tool() { # command arguments...
-    local name=$1
-    shift
-    "${python}" -m "espnet_llmst.bin.${name}" "$@"
-}
 phases() { # the phases to work on
     basename -a -s .yaml "${configs[@]}" | grep -x "${phase:-.*}"
 }
@@ -121,14 +162,15 @@ if in_range 1 "${skip_data_prep}"; then
     fi
 fi
 
-sets_of() { # folder split split: the sets that the phases read
+sets_of() { # folder split split phases...: the sets that the phases read
+    # shellcheck disable=SC2086
     tool llmst_mix --list_sets --data_dir "$1" --splits "$2" "$3" \
-        --train_config "${configs[@]}" --directions "${direction_list[@]}"
+        --train_config "${@:4}" --directions "${direction_list[@]}" --near ${needed}
 }
 
 if in_range 2 "${skip_data_prep}" && [ -n "${speed_perturb_factors}" ]; then
     log "stage 2: speed perturbation ${speed_perturb_factors}"
-    sets=$(sets_of data "${train_set}" "${train_set}")
+    sets=$(sets_of data "${train_set}" "${train_set}" "${configs[@]}")
     for set in ${sets}; do
         # shellcheck disable=SC2086
         tool llmst_speed_perturb --data_dir "data/${set}" --out_dir "data/${train_set}_sp${set#"${train_set}"}" \
@@ -141,7 +183,7 @@ fi
 
 if in_range 3 "${skip_data_prep}"; then
     log "stage 3: format audio as 16 kHz ${audio_format}, drop what cannot be trained on"
-    sets=$(sets_of data "${train_set}" "${valid_set}")
+    sets=$(sets_of data "${train_set}" "${valid_set}" "${configs[@]}")
     for set in ${sets}; do
         # shellcheck disable=SC2086
         tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" \
@@ -178,17 +220,19 @@ if in_range 5 "${skip_train}"; then
         config=conf/${method}/${name}.yaml
         stats_dir=${expdir}/${method}/${name}/stats
         prompt=$(sed -nE 's/^prompt: *([^ #]+).*/\1/p' "${config}")
-        sets=("${dumpdir}/raw/${train_set}".* "${dumpdir}/raw/${valid_set}".*)
-        tables=$(for set in "${sets[@]}"; do echo "${set}"/{wav,feats}.s[c]p "${set}"/utt2num_samples "${set}"/text.*; done)
+        # Only what this phase reads: sets of other methods come and go, other directions may be scored.
+        sets=$(sets_of "${dumpdir}/raw" "${train_set}" "${valid_set}" "${config}")
+        tables=$(for set in ${sets}; do echo "${dumpdir}/raw/${set}"/{wav,feats}.s[c]p "${dumpdir}/raw/${set}"/{utt2num_samples,text.*}; done)
         # shellcheck disable=SC2086
-        key=$(cat "${config}" "${prompt}" ${tables} | sha256sum)-${direction_list[*]}-${train_set}-${valid_set}
+        key=$(cat "${config}" "${prompt}" ${tables} | sha256sum)-${sets//$'\n'/ }
         if finished "${stats_dir}/.done" "${key}"; then
             log "stage 5: ${name}: mixture and sizes are ready"
             continue
         fi
         log "stage 5: ${name}: mixture and sizes"
         rm -f "${stats_dir}/.done"
-        tool llmst_mix --train_config "${config}" --directions "${direction_list[@]}" \
+        # shellcheck disable=SC2086
+        tool llmst_mix --train_config "${config}" --directions "${direction_list[@]}" --near ${needed} \
             --data_dir "${dumpdir}/raw" --splits "${train_set}" "${valid_set}" \
             --out_dir "${dumpdir}/mix/${method}/${name}" --stats_dir "${stats_dir}"
         mark "${stats_dir}/.done" "${key}"
@@ -226,6 +270,8 @@ if in_range 6 "${skip_train}"; then
         if [ "${from}" = previous ]; then
             [ -n "${previous}" ] || fail "${config}: init_from: previous, but there is no earlier phase"
             from=${previous}/${inference_model}
+        elif [[ ${from} == exp/* && ${from} != exp/foundation/* ]]; then
+            from=${expdir}/${from#exp/}    # of this experiment, as is what it starts from
         fi
         previous=${dir}
         if [ -n "${phase}" ] && [ "${phase}" != "${name}" ]; then continue; fi
@@ -264,7 +310,7 @@ fi
 
 decode_dir() { # phase set: where its decode lies; options of the run are part of the name, as in ESPnet
     local tag
-    tag=$(basename "${inference_config}" .yaml)${inference_task:+_${inference_task}}$(sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}")
+    tag=$(basename "${inference_config}" .yaml)${inference_task:+_${inference_task}}$(args_tag)
     echo "${expdir}/${method}/$1/${tag}/$2"
 }
 task_of() { # phase: the task by which it is tested
