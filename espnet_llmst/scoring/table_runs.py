@@ -85,8 +85,7 @@ def row_runs(table: Mapping, row: Mapping, settings: Settings) -> list[Run]:
             options = {"method": method, "phase": phase, "expdir": folder, "directions": " ".join(directions)}
             options |= {"test_sets": " ".join(splits), "train_args": train_args}
             if last:
-                name = decode_of(table, {**row, "task": None})
-                options |= {"inference_config": settings.conf / f"{name}.yaml", "inference_task": row.get("task") or ""}
+                options |= {"inference_config": settings.conf / f"{decode_of(table, row)}.yaml", "inference_task": ""}
             else:
                 options["stop_stage"] = min(TRAINED, settings.stop_stage)
             words = tuple(f"--{key}={value}" for key, value in options.items())

@@ -20,7 +20,7 @@ from espnet_llmst.scoring.metrics import ALL_METRICS
 
 KEYS = {"title", "metric", "decode", "rows", "note", "columns", "seeds", "tolerance"}
 ROW_KEYS = {
-    *("name", "published", "method", "phase", "sets", "decode", "task"),
+    *("name", "published", "method", "phase", "sets", "decode"),
     *("metric", "bucket", "overrides", "seeds", "tolerance"),
 }
 DECODE = "decode_beam5"
@@ -61,8 +61,8 @@ def load_table(path: str | Path, seeds: Sequence[int] | None = None) -> dict:
     ``title``, ``metric`` (a name in scores.json, or `SPEED`), ``decode`` (name of the decoding YAML, for all rows or
     one), ``columns`` (label -> set or sets, for a table of several), ``seeds``, ``tolerance`` (difference from the
     published number that counts as the same) and ``rows``: name, published (a number or null; with columns one for
-    each label), method (null: a system that is not ours) and phase, sets (averaged; not with columns), task (by which
-    it is decoded), bucket (of duration, as scores.json names it), overrides (options of llmst_train).
+    each label), method (null: a system that is not ours) and phase, sets (averaged; not with columns), bucket (of
+    duration, as scores.json names it), overrides (options of llmst_train).
 
     Args:
         path: of the YAML; the methods are looked for beside its folder.
@@ -113,9 +113,13 @@ def _places(path: Path, table: Mapping, row: Mapping) -> list[Place]:
     unknown = set(published or {}) - set(table["columns"])
     if unknown:
         raise InputError(f"{path}: row {row['name']}: '{sorted(unknown)[0]}' is no column of the table")
-    columns = {label: [sets] if isinstance(sets, str) else sets for label, sets in table["columns"].items()}
-    places = [Place(label, sets, (published or {}).get(label)) for label, sets in columns.items()]
+    places = [Place(label, _flat(sets), (published or {}).get(label)) for label, sets in table["columns"].items()]
     return [place for place in places if row["method"] or place.published is not None]
+
+
+def _flat(sets: str | list) -> list[str]:
+    """One set, a list of sets, or a list of lists (a mean over other columns)."""
+    return [sets] if isinstance(sets, str) else [one for part in sets for one in _flat(part)]
 
 
 def _experiments(conf: Path, row: Mapping) -> list[tuple[int | None, str]]:
@@ -156,9 +160,8 @@ def steps_of(conf: Path, method: str, phase: str) -> list[tuple[str, str]]:
 
 
 def decode_of(table: Mapping, row: Mapping, suffix: str = "") -> str:
-    """Folder of a row's decode: the name of its YAML, its task, and ``suffix`` for options of the command line."""
-    name = row.get("decode") or table.get("decode") or DECODE
-    return name + (f"_{row['task']}" if row.get("task") else "") + suffix
+    """Folder of a row's decode: the name of its YAML, and ``suffix`` for options of the command line."""
+    return (row.get("decode") or table.get("decode") or DECODE) + suffix
 
 
 def metric_of(table: Mapping, row: Mapping) -> str:

@@ -203,7 +203,7 @@ fi
 if in_range 4 "${skip_train}"; then
     log "stage 4: foundation models"
     wanted=$(if "${force}"; then echo --list_local; else echo --list_missing; fi)
-    missing=$(tool llmst_foundation --train_config "${configs[@]}" "${wanted}")
+    missing=$(tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" "${wanted}")
     if [ -n "${missing}" ]; then
         [ -e local/foundation.sh ] || fail "missing models: ${missing//$'\n'/ }; put them there, or name others in conf/${method}"
         mkdir -p "${expdir}/foundation"
@@ -212,7 +212,7 @@ if in_range 4 "${skip_train}"; then
         # shellcheck disable=SC2086
         local/foundation.sh --nj "${nj}" --dumpdir "${dumpdir}" --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
     fi
-    tool llmst_foundation --train_config "${configs[@]}" --out "${expdir}/foundation.json"
+    tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" --out "${expdir}/foundation.json"
 fi
 
 if in_range 5 "${skip_train}"; then
@@ -279,9 +279,9 @@ if in_range 6 "${skip_train}"; then
             fail "${config}: init_from: ${from} is missing; train that phase first"
         fi
         [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
-        inputs=("${config}" "${dir}/stats/.done")
+        inputs=("${dir}/stats/.done")
         if [ -e "${from}" ]; then inputs+=("${from}"); fi
-        key="$(cat "${inputs[@]}" | sha256sum)-${train_args}-${from}"
+        key="$(sha256sum < "${config}")$(cat "${inputs[@]}" | sha256sum)-${train_args}-${from}"
         if finished "${dir}/.done" "${key}"; then
             log "stage 6: ${name}: already trained in ${dir}"
             continue
@@ -341,62 +341,93 @@ controls_of() { # task: kinds of audio to decode with
     if "${shuffled_control}" && { [ "$1" != mt ] || grep -q '^asr_model:' "${inference_config}"; }; then echo shuffled; fi
 }
 
+works_of() { # phase task: lines of set, direction, folder of the decode, and the control's seed
+    local set direction control out
+    while read -r set direction; do
+        for control in $(controls_of "$2"); do
+            out=$(decode_dir "$1" "${set}")
+            if [ "${control}" = own ]; then
+                echo "${dumpdir}/raw/${set} ${direction} ${out}"
+            else
+                echo "${dumpdir}/raw/${set} ${direction} ${out}/shuffled ${control_seed}"
+            fi
+        done
+    done < <(sets_to_decode "$2")
+}
+
 if in_range 7 "${skip_eval}"; then
     for name in $(phases); do
         model=${expdir}/${method}/${name}/${inference_model}
         [ -e "${model}" ] || fail "${model} is missing: run stage 6 first"
+        begun=${expdir}/${method}/${name}/.started
+        if [ -e "${begun}" ] && [[ "$(cat "${begun}")" != "$(sha256sum < "conf/${method}/${name}.yaml")"* ]]; then
+            fail "conf/${method}/${name}.yaml has changed since ${model} was trained: train it again (--stage 6 --force true, or another --expdir)"
+        fi
         task=$(task_of "${name}")
-        key="$(cat "${inference_config}" "${model}" | sha256sum)-${inference_args}-${task}"
         list=$(decode_dir "${name}" decode_list)
-        todo=
-        while read -r set direction; do
-            for control in $(controls_of "${task}"); do
-                out=$(decode_dir "${name}" "${set}")
-                if [ "${control}" = shuffled ]; then out=${out}/shuffled; fi
-                # A run that begins here was started to decode: finished work is done again, a killed one goes on.
-                if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
-                if "${force}"; then rm -rf "${out}"/job.*; fi
-                if finished "${out}/.done" "${key}"; then
-                    log "stage 7: ${out} is ready"
-                    continue
-                fi
-                rm -f "${out}/.done"
-                log "stage 7: to decode: ${out}"
-                todo+="${dumpdir}/raw/${set} ${direction} ${out} $(if [ "${control}" = shuffled ]; then echo "${control_seed}"; fi)"$'\n'
-            done
-        done < <(sets_to_decode "${task}")
-        [ -n "${todo}" ] || continue
         mkdir -p "$(dirname "${list}")"
-        printf '%s' "${todo}" > "${list}"
+        works_of "${name}" "${task}" > "${list}.all"
+        # shellcheck disable=SC2206
+        options=(--config "${inference_config}" --train_config "${expdir}/${method}/${name}/config.yaml"
+            --model_file "${model}" --task "${task}" ${inference_args})
+        # A decode's key is what decides its result, by content: checkpoint, configurations, models, speech.
+        keys=$(tool llmst_inference "${options[@]}" --list_keys --decode_list "${list}.all")
+        todo=()
+        while read -r key data direction out seed; do
+            # A run that begins here was started to decode: finished work is done again, a killed one goes on.
+            if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
+            if "${force}"; then rm -rf "${out}"/job.*; fi
+            if finished "${out}/.done" "${key}"; then
+                log "stage 7: ${out} is ready"
+                continue
+            fi
+            rm -f "${out}/.done"
+            log "stage 7: to decode: ${out}"
+            todo+=("${key} ${data} ${direction} ${out} ${seed}")
+        done <<< "${keys}"
+        rm "${list}.all"
+        [ ${#todo[@]} -gt 0 ] || continue
+        printf '%s\n' "${todo[@]#* }" > "${list}"
         gpu=$(if "${gpu_inference}"; then echo 1; else echo 0; fi)
         log "stage 7: decoding; the log is $(dirname "${list}")/log/decode.*.log"
         # shellcheck disable=SC2086
         ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "$(dirname "${list}")/log/decode.JOB.log" \
-            "${python}" -m espnet_llmst.bin.llmst_inference --config "${inference_config}" --ngpu "${gpu}" \
-            --train_config "${expdir}/${method}/${name}/config.yaml" --model_file "${model}" --task "${task}" \
-            --decode_list "${list}" --job JOB --num_jobs "${inference_nj}" ${inference_args}
+            "${python}" -m espnet_llmst.bin.llmst_inference "${options[@]}" --ngpu "${gpu}" \
+            --decode_list "${list}" --job JOB --num_jobs "${inference_nj}"
         tool llmst_inference --merge --decode_list "${list}" --num_jobs "${inference_nj}"
-        while read -r _ _ out _; do mark "${out}/.done" "${key}"; done < "${list}"
+        for work in "${todo[@]}"; do
+            read -r key _ _ out _ <<< "${work}"
+            mark "${out}/.done" "${key}"
+        done
     done
 fi
 
 score() { # decode_dir set direction out kind hypotheses
-    local target
+    local target reference key scored_by
     target=$(source_of "$3")
     if [ "$5" != asr ]; then target=${3#"${target}-"}; fi
+    reference=${dumpdir}/raw/$2/text.tc.${target}
+    key=$(cat "$1/decode.json" "$1/1best_recog/$6" "${reference}" | sha256sum)-${score_opts}
+    scored_by=${4%/*}/.$(basename "$4").done
+    if [ -e "$4" ] && finished "${scored_by}" "${key}"; then return; fi
+    log "stage 8: scoring $1, $6"
+    scored=true
     # shellcheck disable=SC2086
-    tool llmst_score --kind "$5" --hyp "$1/1best_recog/$6" --ref "${dumpdir}/raw/$2/text.tc.${target}" \
+    tool llmst_score --kind "$5" --hyp "$1/1best_recog/$6" --ref "${reference}" \
         --tgt_lang "${target}" --set "$2" --durations "${dumpdir}/raw/$2/utt2num_samples" --decode_info "$1/decode.json" \
         --out "$4" ${score_opts}
+    mark "${scored_by}" "${key}"
 }
 
 if in_range 8 "${skip_eval}"; then
     scored=false
+    decodes=()
     for name in $(phases); do
         task=$(task_of "${name}")
         kind=$(if [ "${task}" = asr ]; then echo asr; else echo st; fi)
         while read -r set direction; do
             dir=$(decode_dir "${name}" "${set}")
+            decodes+=("${dir}")
             for control in "" shuffled; do
                 out=${dir}${control:+/${control}}
                 json=${dir}/scores${control:+_${control}}.json
@@ -404,21 +435,18 @@ if in_range 8 "${skip_eval}"; then
                     [ -n "${control}" ] || fail "${out} is missing: run stage 7 first"
                     continue
                 fi
-                if ! "${force}" && [ "${json}" -nt "${out}/.done" ]; then continue; fi
-                log "stage 8: scoring ${out}"
                 score "${out}" "${set}" "${direction}" "${json}" "${kind}" text
                 if [ -z "${control}" ] && [ -e "${out}/1best_recog/transcript" ]; then
                     score "${out}" "${set}" "${direction}" "${dir}/scores_asr.json" asr transcript
                 fi
-                scored=true
             done
         done < <(sets_to_decode "${task}")
     done
-    results=(tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }" --tables conf/paper/*.yaml)
+    results=(tool llmst_results --expdir "${expdir}" --check "${decodes[@]}")
     if "${scored}" || [ ! -e "${expdir}/RESULTS.md" ]; then
-        "${results[@]}"
+        "${results[@]}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }" --tables conf/paper/*.yaml
     else
-        tool llmst_results --expdir "${expdir}"
+        "${results[@]}"
     fi
     log "stage 8: the tables are in ${expdir}/RESULTS.md"
 fi
