@@ -229,10 +229,10 @@ def agreement(columns: Sequence[Sequence[tuple[float, Cell]]]) -> str:
             apart += bool(low.interval and high.interval and low.interval[1] < high.interval[0])
     if not pairs:
         return "No two rows with published numbers were run."
-    return (
-        f"The published order holds in {same} of {pairs} pairs of rows; "
-        f"in {apart} of them the intervals do not overlap."
-    )
+    sentence = f"The published order holds in {same} of {pairs} pairs of rows"
+    if not any(cell.interval for column in columns for _, cell in column):
+        return f"{sentence}."
+    return f"{sentence}; in {apart} of them the intervals do not overlap."
 
 
 def _ours(cell: Cell, seeds: Sequence[int]) -> str:
