@@ -1,6 +1,7 @@
 """llmst_table: what a paper's table (conf/paper) still needs, and the table itself from what is there."""
 
 import contextlib
+import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -56,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for one in runs.table_runs(table, rows, settings):
             print("\t".join([one.row, *one.options]))
     if args.out:
-        seeds = f' --seeds "{" ".join(map(str, args.seeds))}"' if args.seeds else ""
-        text = runs.render_full(table, experiments, settings, f"./run.sh --table {args.table}{seeds}")
-        text = f"{text}\n{runs.seed_sentence(args.conf, table['rows'])}\n"
+        words = ["./run.sh", "--table", args.table]
+        words += ["--seeds", " ".join(map(str, args.seeds))] if args.seeds else []
+        words += ["--train_args", args.train_args] if args.train_args else []
+        text = runs.render_full(table, experiments, settings, shlex.join(words))
         with atomic_write(args.out) as file:
             file.write(text)
         print(text)

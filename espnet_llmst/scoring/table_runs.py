@@ -12,6 +12,7 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.scoring.compare import paired_test
 from espnet_llmst.scoring.decodes import Sources, load_decode
 from espnet_llmst.scoring.metrics import ALL_METRICS
+from espnet_llmst.scoring.score import git_commit
 from espnet_llmst.scoring.tables import (
     NONE,
     Place,
@@ -220,7 +221,10 @@ def render_full(table: Mapping, experiments: Mapping, settings: Settings, comman
     everywhere = len(signatures) == 1
     for signature, names in signatures.items():
         lines.append(f"- `{signature}`" + ("" if everywhere else f": {', '.join(dict.fromkeys(names))}"))
-    return "\n".join(lines).rstrip("\n") + "\n"
+    lines += [""] if signatures else []
+    lines += [f"{seed_sentence(settings.conf, table['rows'])} Written at commit `{git_commit() or 'not in git'}`."]
+    lines += ["Every decode's own commit and command are in RESULTS.md, which stage 8 writes."]
+    return "\n".join(lines) + "\n"
 
 
 def seed_sentence(conf: Path, rows: Sequence[Mapping]) -> str:
@@ -228,5 +232,5 @@ def seed_sentence(conf: Path, rows: Sequence[Mapping]) -> str:
     seeds = {tuple(row["seeds"]) for row in rows if row["method"]}
     own = {phase_settings(conf, row["method"], row["phase"]).get("seed") for row in rows if row["method"]}
     if seeds == {()}:
-        return f"Seed of training: {', '.join(map(str, sorted(own - {None})))} (the YAML's)."
+        return f"Seed of training: {', '.join(map(str, sorted(own - {None}))) or 'none'} (the YAML's)."
     return "Seeds of training: " + "; ".join(" ".join(map(str, one)) or "the YAML's" for one in sorted(seeds)) + "."

@@ -80,7 +80,11 @@ def load_table(path: str | Path, seeds: Sequence[int] | None = None) -> dict:
     for row in table["rows"]:
         row["id"], row["places"] = slug(row["name"]), _places(path, table, row)
         row["seeds"] = list(seeds or row.get("seeds") or table.get("seeds") or [])
-        row["experiments"] = _experiments(path.parent.parent, row) if row["method"] else []
+        row["experiments"] = []
+        if row["method"]:
+            if phase_settings(path.parent.parent, row["method"], row["phase"]).get("trainable") == []:
+                row["seeds"] = []  # nothing to draw
+            row["experiments"] = _experiments(path.parent.parent, row)
     ids = [row["id"] for row in table["rows"]]
     double = next((one for one in ids if ids.count(one) > 1), None)
     if double:
@@ -283,8 +287,9 @@ def closing_lines(table: Mapping, experiments: Mapping, suffix: str = "") -> lis
 
 def heading(table: Mapping) -> str:
     """What the column of our scores is called."""
-    metrics = list(dict.fromkeys(metric_of(table, row) for row in table["rows"] if row["method"]))
-    return ", ".join(["here", *metrics])
+    ours = [row for row in table["rows"] if row["method"]]
+    spread = "mean ± SD (each seed)" if any(len(row["seeds"]) > 1 for row in ours) else "[95 % CI]"
+    return f"here, {' or '.join(dict.fromkeys(metric_of(table, row) for row in ours))} {spread}"
 
 
 def render_table(table: Mapping, experiments: Mapping[str, Sequence[Mapping]]) -> list[str]:

@@ -104,6 +104,8 @@ if [ -n "${table}" ]; then
     done 3<<< "${runs}"
     tool "${paper[@]}" --out "${expdir}/paper_${table}.md"
     [ -z "${failed}" ] || fail "table ${table}: failed rows:${failed}; mend what is said above and run this again"
+    tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh --table ${table}" \
+        --tables conf/paper/*.yaml > /dev/null
     log "the table is in ${expdir}/paper_${table}.md"
     exit 0
 fi

@@ -93,6 +93,11 @@ def test_seeds_have_folders_of_their_own_but_the_yamls(load):
     assert cell_of(table, row, found).interval is None and cell_of(table, row, found).seeds == (20.0, 22.0)
 
 
+def test_what_is_not_trained_has_no_seeds(load, conf):
+    (conf / "n/1_x.yaml").write_text("trainable: []")
+    assert load(TABLE, seeds=[1, 2])["rows"][2]["experiments"] == [(None, "n/1_x")]
+
+
 def test_overrides_have_a_folder_of_their_own(load):
     text = TABLE.replace("phase: 1_x, sets", 'phase: 1_x, overrides: "--optim_conf lr=1.0e-3", sets', 1)
     assert load(text, seeds=[4])["rows"][0]["experiments"] == [(4, "seed4/optim_conf_lr_1.0e_3/m/1_x")]
