@@ -26,7 +26,7 @@ def list_sets(args) -> None:
     for path in args.train_config:
         parts = expand_mixture(read_phase(path)["mixture"], args.directions)
         for split in args.splits:
-            names.update(dict.fromkeys(find_sets(args.data_dir, split, parts)))
+            names.update(dict.fromkeys(find_sets(args.data_dir, split, parts, args.near)))
     print("\n".join(names))
 
 
@@ -63,7 +63,7 @@ def mix(args) -> None:
     for role, split in zip(("train", "valid"), args.splits, strict=True):
         if role == "valid":  # validated on the whole split
             parts = list(dict.fromkeys(replace(part, hours=None, every=1) for part in parts))
-        counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role)
+        counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role, args.near)
         for part, count in counts.items():
             print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples")
         means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer, measure)
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = get_parser("llmst_mix", __doc__)
     parser.add_argument("--train_config", type=Path, nargs="+", required=True, help="YAML of the phase")
     parser.add_argument("--directions", nargs="*", default=[], help="For entries that name none, e.g. fr-en")
+    parser.add_argument("--near", nargs="*", default=[], help="Directions whose sets asr reads first")
     parser.add_argument("--data_dir", type=Path, help="Folder of the sets (data or dump/raw)")
     parser.add_argument("--splits", nargs=2, default=["train", "dev"], help="Training and validation split")
     parser.add_argument("--list_sets", action="store_true", help="Only print the sets that are needed")
