@@ -112,12 +112,12 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     model = FAMILIES[conf["family"]](tokenizer, **conf["size"])
 
     def loss_of(batch: dict) -> torch.Tensor:
-        with autocast(torch.device("cpu"), conf["autocast"]):
+        with autocast(batch["ids"].device, conf["autocast"]):
             logits = model(batch["ids"], logits_to_keep=batch["keep"], use_cache=False).logits
         return cross_entropy(logits.float(), batch["answers"])
 
     batches = make_batches(sentences, tokenizer, template, conf, random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name)
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, conf.get("device", "cpu"))
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
     decoder = CausalLMDecoder(str(directory)).eval()

@@ -93,14 +93,14 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
 
     def loss_of(batch: dict) -> torch.Tensor:
         shifted = model.prepare_decoder_input_ids_from_labels(batch["labels"])
-        with autocast(torch.device("cpu"), conf["autocast"]):
+        with autocast(batch["ids"].device, conf["autocast"]):
             logits = model(batch["ids"], attention_mask=batch["mask"], decoder_input_ids=shifted).logits
         smoothing = conf.get("label_smoothing", 0.0)
         return cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
 
     prefix = conf.get("prefix", "")
     batches = make_batches(pairs, tokenizer, conf, random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name)
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, conf.get("device", "cpu"))
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
     results = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from espnet2.torch_utils.device_funcs import to_device
 from muon import Float32Muon
 from tqdm import tqdm
 
@@ -82,7 +83,7 @@ def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (matrices if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
-    if computes_in_bfloat16(torch.device("cpu")):  # all trainings here are on the CPU
+    if computes_in_bfloat16(matrices[0].device):
         muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
     else:
         muon = Float32Muon(matrices, lr=lr, weight_decay=0.01)
@@ -99,16 +100,20 @@ def train(
     steps: int,
     lr: float,
     name: str,
+    device: str = "cpu",
 ) -> None:
-    """Train for ``steps`` updates: a short warm-up, then cosine decay to zero; gradients clipped at 1."""
-    optims = optimizers(model, lr)
+    """Train for ``steps`` updates: a short warm-up, then cosine decay to zero; gradients clipped at 1.
+
+    Model and batches are on ``device`` meanwhile; the model comes back to the CPU.
+    """
+    optims = optimizers(model.to(device), lr)
     warmup = max(1, steps // 20)
     model.train()
     average, started = None, time.monotonic()
     with tqdm(total=steps, desc=name, disable=None, mininterval=5) as bar:
         for step in range(steps):
             factor = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
-            loss = loss_of(next(batches))
+            loss = loss_of(to_device(next(batches), device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optim in optims:
@@ -121,7 +126,7 @@ def train(
             if (step + 1) % max(1, steps // 10) == 0:
                 seconds = time.monotonic() - started
                 print(f"{name}: step {step + 1}/{steps} loss {average:.3f} after {seconds:.0f} s", flush=True)
-    model.eval()
+    model.cpu().eval()
 
 
 def result(name: str, set_name: str, size: int, metric: str, score: dict) -> dict:
