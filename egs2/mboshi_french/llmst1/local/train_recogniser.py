@@ -129,7 +129,8 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     tokenizer = whisper_tokenizer((spoken(text) for *_, text in first + examples), conf["vocab_size"])
     features = whisper_features(conf["window_seconds"], conf["hop_length"])
     model = new_whisper(tokenizer, features, **conf["size"])
-    model.generation_config.update(is_multilingual=False, lang_to_id=None, task_to_id=None)
+    model.generation_config.is_multilingual = False
+    del model.generation_config.lang_to_id, model.generation_config.task_to_id
     ctc = torch.nn.Linear(conf["size"]["width"], len(tokenizer) + 1)
     both, loss_of = torch.nn.ModuleDict({"model": model, "ctc": ctc}), loss_function(model, ctc, conf)
     for part, steps in ((first, conf.get("pretrain", {}).get("steps", 0)), (examples, conf["steps"])):
