@@ -8,7 +8,7 @@ from espnet_llmst.cli import InputError
 
 # Where FLORES, FLEURS and LLM-SRT do not follow the macrolanguage: North Azerbaijani, Nepali, Odia, Swahili, Tagalog.
 _TAGS = {"az": "azj", "ne": "npi", "or": "ory", "sw": "swh", "fil": "tgl"}
-_NAMES = {"bn": "Bengali", "luo": "Luo"}  # CLDR: Bangla, Luo (Kenya and Tanzania)
+_NAMES = {"bn": "Bengali", "luo": "Luo", "mdw": "Mboshi"}  # CLDR: Bangla, Luo (Kenya and Tanzania), Mbosi
 _WHISPER = {"cmn": "zh", "fil": "tl", "jv": "jw", "nb": "no"}
 
 

@@ -36,6 +36,7 @@ def parser() -> ArgumentParser:
         "--buckets", default="5,10,15", help="edges of the duration buckets in seconds; lst, aligned: the papers'"
     )
     p.add_argument("--length_buckets", default="10,20,30,40", help="edges of the buckets by words of the reference")
+    p.add_argument("--groups", metavar="TABLE", help="'<id> <group>': groups of utterances that get a score of their own")
     p.add_argument(
         "--srt_tags", metavar="TAGS", help="--hyp is '<transcript>TAGS<translation>': score the --kind's part"
     )
@@ -66,6 +67,8 @@ def read_decode_info(path: str) -> dict:
 def summary(scores: dict) -> str:
     """One line for the terminal."""
     parts = [f"{name} {bleu_with_interval(scores[name])}" for name in PRINTED if name in scores]
+    for group, score in scores["groups"].items():
+        parts += [f"{group} (n={score['n']}) {value:.2f}" for name, value in score.items() if name in PRINTED]
     return f"{scores['set']}: n={scores['n']}  " + "  ".join(parts)
 
 
@@ -98,6 +101,7 @@ def scores_of(args: Namespace, command: str) -> dict:
         durations=durations,
         bucket_edges=bucket_edges_of(args.buckets, list((durations or {}).values())),
         length_edges=edges_of(args.length_buckets, "--length_buckets"),
+        groups=read_table(args.groups) if args.groups else None,
         allow_missing=args.allow_missing,
         metrics=list(dict.fromkeys([*(args.metrics or METRICS[args.kind]), *args.also])),
         tokenize=args.tokenize,

@@ -172,6 +172,11 @@ def length_buckets(ref: Mapping[str, str], lang: str, edges: Sequence[float]) ->
     return _buckets(ids, {utt: text_length(ref[utt], lang) for utt in ids}, edges, unit)
 
 
+def named_groups(ids: Sequence[str], groups: Mapping[str, str]) -> dict[str, list[str]]:
+    """Split utterance ids by ``groups`` (utterance -> name of its group); an id that it lacks is in none."""
+    return {name: [utt for utt in ids if groups.get(utt) == name] for name in sorted(set(groups.values()))}
+
+
 def score_buckets(
     name: str, hyps: Mapping[str, str], refs: Sequence[Mapping[str, str]], buckets: Mapping, **options
 ) -> dict[str, dict]:
@@ -205,6 +210,7 @@ def score_hypotheses(
     durations: Mapping[str, float] | None = None,
     bucket_edges: Sequence[float] = DEFAULT_BUCKETS,
     length_edges: Sequence[float] = LENGTH_BUCKETS,
+    groups: Mapping[str, str] | None = None,
     allow_missing: bool = False,
     metrics: Sequence[str] = ST_METRICS,
     tokenize: str | None = None,
@@ -221,6 +227,7 @@ def score_hypotheses(
         durations: utterance id -> seconds; gives ``speech_seconds`` and ``buckets``.
         bucket_edges, length_edges: rising edges of the buckets, in seconds of speech and in words (characters in
             Chinese and the like) of the first reference; each bucket gets the first metric.
+        groups: utterance id -> name of a group that gets the first metric, too, e.g. of where it comes from.
         allow_missing: score an utterance without hypothesis as empty and count it in ``n_missing``.
         metrics: names from ``metrics.ALL_METRICS``.
         tokenize, n_bootstrap: as in ``corpus_score``.
@@ -250,6 +257,7 @@ def score_hypotheses(
         "decode_seconds": info.get("wall_seconds"),
         "buckets": score_buckets(metrics[0], full, refs, by_duration, **options),
         "length_buckets": score_buckets(metrics[0], full, refs, by_length, **options),
+        "groups": score_buckets(metrics[0], full, refs, named_groups(ids, groups or {}), **options),
         "environment": environment(),
         "git_commit": git_commit(),
         "command": command,

@@ -92,9 +92,9 @@ def sentences(n: int, seed: int | str = 0, exclude: Iterable[dict[str, str]] = (
 
 
 def _remember(seen: dict[str, set[str]], texts: dict[str, str]) -> None:
-    """Note that these texts have been used."""
-    for lang, text in texts.items():
-        seen[lang].add(text)
+    """Note that these texts have been used; those of a language that the grammar lacks never come."""
+    for lang in seen.keys() & texts.keys():
+        seen[lang].add(texts[lang])
 
 
 def lm_sentences(n: int, seed: int | str = 0, exclude: Iterable[dict[str, str]] = ()) -> list[dict[str, str]]:

@@ -122,6 +122,7 @@ def new_whisper(
     encoder_layers: int,
     decoder_layers: int,
     heads: int,
+    dropout: float = 0.0,
 ) -> WhisperForConditionalGeneration:
     """A Whisper with random weights and the generation settings its ``generate`` needs."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.all_special_tokens}
@@ -139,6 +140,7 @@ def new_whisper(
             decoder_ffn_dim=4 * width,
             max_source_positions=features.nb_max_frames // 2,
             max_target_positions=96,
+            dropout=dropout,
             pad_token_id=end,
             bos_token_id=end,
             eos_token_id=end,

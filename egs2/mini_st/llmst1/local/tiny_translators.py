@@ -52,7 +52,9 @@ def marian_tokenizer(sources: list[str], targets: list[str], vocab_size: int, di
     )
 
 
-def new_marian(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int, ffn: int) -> MarianMTModel:
+def new_marian(
+    tokenizer: PreTrainedTokenizerBase, width: int, layers: int, heads: int, ffn: int, dropout: float = 0.0
+) -> MarianMTModel:
     """A Marian with random weights, its decoder started by the padding token as in the published models."""
     return MarianMTModel(
         MarianConfig(
@@ -64,7 +66,7 @@ def new_marian(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, head
             decoder_attention_heads=heads,
             encoder_ffn_dim=ffn,
             decoder_ffn_dim=ffn,
-            dropout=0.0,
+            dropout=dropout,
             max_position_embeddings=512,
             scale_embedding=True,
             activation_function="swish",

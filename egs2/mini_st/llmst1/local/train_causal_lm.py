@@ -1,7 +1,8 @@
 """Trains a tiny language model (Llama or Qwen2) from scratch to translate text; writes it with ``save_pretrained``.
 
-Its sentences come from the recipe's grammar; those of the held-out sets are excluded. It reads the
-prompts of a method's template, with the sentence where the speech will stand.
+Its sentences come from the recipe's grammar, those of the held-out sets excluded, and from the training sets that
+``corpus:`` of its YAML names. It reads the prompts of a method's template, with the sentence where the speech will
+stand. ``target:`` is the only language it writes, but for transcripts; ``noise:`` is in the sentences it reads.
 """
 
 import random
@@ -15,7 +16,7 @@ from tiny_models import llama_tokenizer, new_llama
 from tiny_translators import new_qwen2, qwen2_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import held_out, result, run_training, train
+from training import corpus_sentences, held_out, noisy, result, run_training, train
 
 from espnet_llmst.cli import run
 from espnet_llmst.datadir.kaldi import read_table, text_files
@@ -47,7 +48,8 @@ def make_tokenizer(conf: dict, sentences: list[dict], template: Template, direct
         for src in languages
         for tgt in languages
     ]
-    texts = [sentence[language] for sentence in sentences[:4000] for language in languages] + instructions * 20
+    texts = [sentence[language] for sentence in sentences[:4000] for language in languages if language in sentence]
+    texts += instructions * 20
     if conf["family"] == "qwen2":
         return qwen2_tokenizer(texts, conf["vocab_size"])
     return llama_tokenizer(texts, conf["vocab_size"], str(directory))
@@ -68,10 +70,13 @@ def make_batches(sentences, tokenizer, template, conf: dict, rng: random.Random)
         rows, keeps, answers = [], [], []
         for sentence in rng.choices(sentences, k=conf["batch_size"]):
             task = rng.choices(tasks, shares)[0]
-            src, tgt = rng.sample(conf["languages"], 2)
+            src, tgt = rng.sample([language for language in conf["languages"] if language in sentence], 2)
+            if src == conf.get("target"):
+                src, tgt = tgt, src
             if task == "asr":
                 tgt = src
-            prompt = encode(tokenizer, template, task, src, tgt, sentence[src])
+            heard = noisy(sentence[src], conf.get("noise", 0.0), rng)
+            prompt = encode(tokenizer, template, task, src, tgt, heard)
             answer = encode_target(tokenizer, sentence[tgt])
             rows.append(torch.tensor(prompt + answer))
             keeps.append(torch.tensor([False] * (len(prompt) - 1) + [True] * len(answer) + [False]))
@@ -100,18 +105,19 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     """Train one model, write it to ``directory`` and return its BLEU on the test sets."""
     name, template = args.out_dir.name, load_template(conf["prompt"])
     exclude = held_out(args.dump_dir, args.splits[1:])
-    sentences = lm_sentences(conf["sentences"], conf["seed"], exclude)
+    sentences = corpus_sentences(args, conf.get("corpus", []))
+    sentences += lm_sentences(conf["sentences"], conf["seed"], exclude)
     print(f"{name}: {len(sentences)} sentences, {len(exclude)} held-out texts excluded", flush=True)
     tokenizer = make_tokenizer(conf, sentences, template, directory)
     model = FAMILIES[conf["family"]](tokenizer, **conf["size"])
 
     def loss_of(batch: dict) -> torch.Tensor:
-        with autocast(torch.device("cpu"), conf["autocast"]):
+        with autocast(batch["ids"].device, conf["autocast"]):
             logits = model(batch["ids"], logits_to_keep=batch["keep"], use_cache=False).logits
         return cross_entropy(logits.float(), batch["answers"])
 
     batches = make_batches(sentences, tokenizer, template, conf, random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name)
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, conf.get("device", "cpu"))
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
     decoder = CausalLMDecoder(str(directory)).eval()

@@ -2,7 +2,8 @@
 
 From scratch, or (``model:`` of its YAML) a Marian whose decoder is made anew to repeat the source behind the
 frozen encoder of another: the English decoder of Aligned's connector pre-training. Its sentences come from the
-recipe's grammar; those of the held-out sets are excluded.
+recipe's grammar, those of the held-out sets excluded, or from the training sets that ``corpus:`` of its YAML names,
+with ``noise:`` in those it reads.
 """
 
 import random
@@ -15,7 +16,7 @@ from grammar import lm_sentences
 from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import held_out, result, run_training, train
+from training import corpus_sentences, held_out, noisy, result, run_training, train
 from transformers import MarianMTModel, MarianTokenizer
 
 from espnet_llmst.cli import run
@@ -53,11 +54,12 @@ def repeating_marian(translator: str):
     return tokenizer, model
 
 
-def make_batches(pairs, tokenizer, prefix: str, batch_size: int, rng: random.Random) -> Iterator[dict]:
+def make_batches(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[dict]:
     """Random pairs for ever, padded; labels are -100 beyond their end."""
+    prefix, noise = conf.get("prefix", ""), conf.get("noise", 0.0)
     while True:
-        picked = rng.choices(pairs, k=batch_size)
-        sources = tokenizer([prefix + source for source, _ in picked])["input_ids"]
+        picked = rng.choices(pairs, k=conf["batch_size"])
+        sources = tokenizer([prefix + noisy(source, noise, rng) for source, _ in picked])["input_ids"]
         targets = tokenizer(text_target=[target for _, target in picked])["input_ids"]
         ids = pad_sequence([torch.tensor(s) for s in sources], True, tokenizer.pad_token_id)
         labels = pad_sequence([torch.tensor(t) for t in targets], True, -100)
@@ -82,19 +84,23 @@ def evaluate(model, tokenizer, prefix: str, set_dir: Path, src: str, tgt: str) -
 def train_one(conf: dict, args, directory: Path) -> list[dict]:
     """Train one model, write it to ``directory`` and return its BLEU on the test set."""
     name, (src, tgt) = args.out_dir.name, conf["direction"].split("-")
-    sentences = lm_sentences(conf["sentences"], conf["seed"], held_out(args.dump_dir, args.splits[1:]))
+    if "corpus" in conf:
+        sentences = corpus_sentences(args, conf["corpus"])
+    else:
+        sentences = lm_sentences(conf["sentences"], conf["seed"], held_out(args.dump_dir, args.splits[1:]))
     pairs = [(sentence[src], sentence[tgt]) for sentence in sentences]
     tokenizer, model = make_model(conf, *map(list, zip(*pairs[:8000], strict=True)), directory)
 
     def loss_of(batch: dict) -> torch.Tensor:
         shifted = model.prepare_decoder_input_ids_from_labels(batch["labels"])
-        with autocast(torch.device("cpu"), conf["autocast"]):
+        with autocast(batch["ids"].device, conf["autocast"]):
             logits = model(batch["ids"], attention_mask=batch["mask"], decoder_input_ids=shifted).logits
-        return cross_entropy(logits.float().transpose(1, 2), batch["labels"])
+        smoothing = conf.get("label_smoothing", 0.0)
+        return cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
 
     prefix = conf.get("prefix", "")
-    batches = make_batches(pairs, tokenizer, prefix, conf["batch_size"], random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name)
+    batches = make_batches(pairs, tokenizer, conf, random.Random(conf["seed"]))
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, conf.get("device", "cpu"))
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
     results = []

@@ -95,7 +95,7 @@ def spec_augment(mel_BMF: torch.Tensor, bands: int, frames: int) -> torch.Tensor
             start = torch.randint(0, total, (size, 1))
             places = torch.arange(total)[None]
             hidden = (places >= start) & (places < start + width)
-            mel_BMF.masked_fill_(hidden.unsqueeze(3 - axis), 0.0)
+            mel_BMF.masked_fill_(hidden.unsqueeze(3 - axis).to(mel_BMF.device), 0.0)
     return mel_BMF
 
 

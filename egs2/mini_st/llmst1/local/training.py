@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import torch
 import yaml
+from espnet2.torch_utils.device_funcs import to_device
+from muon import Float32Muon
 from tqdm import tqdm
 
 from espnet_llmst.cli import InputError, get_parser
 from espnet_llmst.datadir.kaldi import read_table, text_files
+from espnet_llmst.precision import computes_in_bfloat16
 
 
 def read_sets(dump_dir: Path, split: str, languages: list[str]) -> list[tuple[str, str, str]]:
@@ -47,6 +51,28 @@ def held_out(dump_dir: Path, splits: list[str]) -> list[dict[str, str]]:
     return texts
 
 
+def corpus_sentences(args: argparse.Namespace, directions: list[str]) -> list[dict[str, str]]:
+    """Training sentences of a corpus with their translations, each pair once."""
+    found: dict[tuple, dict[str, str]] = {}
+    for direction in directions:
+        set_dir = args.dump_dir / f"{args.splits[0]}.{direction}"
+        if not set_dir.is_dir():
+            raise InputError(f"{set_dir}: no such set; run stages 1 to 3 with --directions {direction}")
+        tables = {language: read_table(path) for language, path in text_files(set_dir).items()}
+        for utt in next(iter(tables.values())):
+            sentence = {language: table[utt] for language, table in tables.items()}
+            found[tuple(sentence.items())] = sentence
+    return list(found.values())
+
+
+def noisy(text: str, rate: float, rng: random.Random) -> str:
+    """The text with this share of its letters lost or doubled, as a recogniser would have it."""
+    if not rate:
+        return text
+    times = rng.choices((1, 0, 2), (1 - rate, 0.7 * rate, 0.3 * rate), k=len(text))
+    return "".join(letter * count for letter, count in zip(text, times, strict=True))
+
+
 def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for embeddings, convolutions, norms and biases.
 
@@ -57,8 +83,12 @@ def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (matrices if parameter.ndim == 2 and "embed" not in name else rest).append(parameter)
+    if computes_in_bfloat16(matrices[0].device):
+        muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    else:
+        muon = Float32Muon(matrices, lr=lr, weight_decay=0.01)
     return [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        muon,
         torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
 
@@ -70,16 +100,20 @@ def train(
     steps: int,
     lr: float,
     name: str,
+    device: str = "cpu",
 ) -> None:
-    """Train for ``steps`` updates: a short warm-up, then cosine decay to zero; gradients clipped at 1."""
-    optims = optimizers(model, lr)
+    """Train for ``steps`` updates: a short warm-up, then cosine decay to zero; gradients clipped at 1.
+
+    Model and batches are on ``device`` meanwhile; the model comes back to the CPU.
+    """
+    optims = optimizers(model.to(device), lr)
     warmup = max(1, steps // 20)
     model.train()
     average, started = None, time.monotonic()
     with tqdm(total=steps, desc=name, disable=None, mininterval=5) as bar:
         for step in range(steps):
             factor = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
-            loss = loss_of(next(batches))
+            loss = loss_of(to_device(next(batches), device))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optim in optims:
@@ -92,7 +126,7 @@ def train(
             if (step + 1) % max(1, steps // 10) == 0:
                 seconds = time.monotonic() - started
                 print(f"{name}: step {step + 1}/{steps} loss {average:.3f} after {seconds:.0f} s", flush=True)
-    model.eval()
+    model.cpu().eval()
 
 
 def result(name: str, set_name: str, size: int, metric: str, score: dict) -> dict:

@@ -1,0 +1,1 @@
+../../TEMPLATE/llmst1/path.sh
