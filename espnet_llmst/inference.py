@@ -91,7 +91,7 @@ class Speech2Text:
         **options,
     ) -> None:
         model, args = load_model(train_config, model_file, device)
-        self._take(model, build_preprocessor(args, train=False), rows, kv_memory, options)
+        self._take(model, build_preprocessor(args, train=False), rows, kv_memory, options, cuda_graphs)
 
     @classmethod
     def of_model(cls, model, preprocess, rows: int = 16, kv_memory: float | None = None, **options) -> "Speech2Text":
@@ -100,7 +100,9 @@ class Speech2Text:
         speech2text._take(model, preprocess, rows, kv_memory, options)
         return speech2text
 
-    def _take(self, model, preprocess, rows: int, kv_memory: float | None, options: dict) -> None:
+    def _take(
+        self, model, preprocess, rows: int, kv_memory: float | None, options: dict, cuda_graphs: bool = False
+    ) -> None:
         self.model, self.preprocess, self.options = model, preprocess, SearchOptions(**options)
         self.device = next(model.parameters()).device
         self.autocast = partial(autocast, self.device, self.model.precision)

@@ -81,9 +81,7 @@ def loss_function(model, ctc: torch.nn.Linear, conf: dict):
                 input_ids=batch["inputs"], encoder_hidden_states=states, use_cache=False
             ).last_hidden_state
             logits, ctc_logits = model.proj_out(decoded), ctc(states)
-        spelled = functional.cross_entropy(
-            logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing
-        )
+        spelled = functional.cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
         aligned = functional.ctc_loss(
             ctc_logits.float().log_softmax(-1).transpose(0, 1),
             torch.cat(batch["targets"]),
