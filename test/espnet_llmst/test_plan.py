@@ -38,9 +38,7 @@ def phase(task_config, tmp_path):
     return write
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"postencoder": "qformer", "postencoder_conf": QFORMER}], ids=["mlp", "qformer"]
-)
+@pytest.mark.parametrize("changes", [{}, QFORMER], ids=["mlp", "qformer"])
 def test_suggested_batches_fit(changes, phase):
     """No batch of the suggested budget, run by itself, needs more than the memory asked for; and not far less."""
     path, stats = phase(**changes)
@@ -89,8 +87,6 @@ def test_command(phase, capsys):
     assert found["longest"]["seconds"] == 149 * 0.02 and found["longest"]["tokens"] == 20 + 149 // 3
     text = plans.as_text(found)
     assert "batch_type: tokens, batch_bins: " in text and "as configured: 17 batches, 8 updates an epoch" in text
-    with pytest.raises(InputError, match="--gpu_memory: the model's state and a step's fixed part take all"):
-        llmst_plan.main([str(path), "--gpu_memory", "0.0001", "--seconds", "1"])
 
 
 def test_bad_input(phase, units_dir, wav2vec2_dirs):
@@ -101,7 +97,7 @@ def test_bad_input(phase, units_dir, wav2vec2_dirs):
         load_phase(phase(encoder="units", encoder_conf=units, trainable=["postencoder"])[0])
     with pytest.raises(InputError, match="--gpus and --tokens must be above 0"):
         llmst_plan.main(["x.yaml", "--gpu_memory", "0"])
-    with pytest.raises(InputError, match="take all of it"):
+    with pytest.raises(InputError, match="--gpu_memory: the model's state and a step's fixed part take all of it"):
         budget_for(-1.0, plans.Costs(0, 1, 1), 1.0)
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoTokenizer
 
+from espnet_llmst.bin import llmst_mix
 from espnet_llmst.datadir.kaldi import read_table
 from espnet_llmst.prompt import load_template
 from espnet_llmst.summary import build_empty, read_phase, speech_sizes
@@ -58,3 +60,15 @@ def test_shapes_equal_the_examples(dump_dir, prompt_file, llama_dir, tmp_path):
         arrays = preprocess(uid, {"speech": wave, "task": tables["utt2task"][uid], "text": tables["text"][uid]})
         assert int(text[uid]) == sum(len(arrays[name]) for name in ("prefix", "suffix", "text"))
         assert int(speech[uid]) == int(samples) // 320
+
+
+def test_stage_5_writes_positions_when_batches_are_filled_by_them(dump_dir, task_config, tmp_path):
+    path = tmp_path / "1_st.yaml"
+    path.write_text(yaml.safe_dump({**task_config, "mixture": [{"task": "st"}], "batch_type": "tokens"}))
+    options = ["--train_config", str(path), "--directions", "fr-en", "--data_dir", str(dump_dir)]
+    llmst_mix.main([*options, "--out_dir", str(tmp_path / "mix"), "--stats_dir", str(tmp_path / "stats")])
+    for role in ("train", "valid"):
+        text = read_table(tmp_path / "stats" / role / "text_shape")
+        frames = read_table(tmp_path / "stats" / role / "speech_shape")
+        sizes = read_sizes(tmp_path / "stats" / role / "position_shape")
+        assert sizes == {utt: (int(frames[utt]) + int(text[utt]), int(frames[utt])) for utt in text}
