@@ -4,6 +4,7 @@ Layers come together one by one when they compute; what is in no layer (embeddin
 a step. A frozen encoder stays whole on every process: it is small beside a language model.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,30 +46,32 @@ def shard(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], d
         "mp_policy": MixedPrecisionPolicy(**precision, cast_forward_inputs=False),
     }
     whole = _frozen_encoder(model)
-    if whole is not None:
-        whole.to(device)
-    else:
-        _keep_all_layers(model.encoder)
+    whole.to(device)
+    _keep_all_layers(model)
+    apart = set(whole.modules())
     for layer in layers_of(model):
-        if whole is None or layer not in set(whole.modules()):
+        if layer not in apart:
             fully_shard(layer, **settings)
-    fully_shard(model, **settings, ignored_params=set(whole.parameters()) if whole is not None else None)
+    fully_shard(model, **settings, ignored_params=set(whole.parameters()))
     parts = dict(model.named_parameters())
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["params"] = [parts[names[parameter]] for parameter in group["params"]]
 
 
-def _frozen_encoder(model: torch.nn.Module) -> torch.nn.Module | None:
+def _frozen_encoder(model: torch.nn.Module) -> torch.nn.Module:
+    """The encoder, or a module of nothing when it is trained or absent."""
     if model.encoder is None or any(p.requires_grad for p in model.encoder.parameters()):
-        return None
+        return torch.nn.Identity()
     return model.encoder
 
 
-def _keep_all_layers(encoder: torch.nn.Module | None) -> None:
-    """No layer drop: a process that leaves a layer out would wait for ever for the others."""
-    for module in encoder.modules() if encoder is not None else ():
-        if getattr(getattr(module, "config", None), "layerdrop", 0.0) > 0.0:
-            module.config.layerdrop = 0.0
+def _keep_all_layers(model: torch.nn.Module) -> None:
+    """No layer drop: a process that leaves a layer out would let the others wait for ever."""
+    for module in model.modules():
+        for owner in (module, getattr(module, "config", None)):
+            if getattr(owner, "layerdrop", 0.0):
+                logging.info(f"fsdp: layer drop is switched off in {type(module).__name__}")
+                owner.layerdrop = 0.0
 
 
 def full_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
     started_by_torchrun.py STEPS.json LOG
 
 A step is ``{"arguments": [...], "term": n}``: SIGTERM comes to rank 1 alone at its n-th batch, 0 for never. The status
-of each step goes to the log; the last one is also this program's.
+of each step goes to the log; the first one is also this program's.
 """
 
 import json
@@ -19,7 +19,8 @@ from espnet_llmst.cli import run
 
 
 def main(steps: str, log: str) -> int:
-    log = Path(f"{log}.{os.environ['RANK']}")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to the others when one has ended
+    statuses, log = [], Path(f"{log}.{os.environ['RANK']}")
     for step in json.loads(Path(steps).read_text()):
         event = step["term"] if os.environ["RANK"] == "1" else 0
         training = at_event(
@@ -28,10 +29,10 @@ def main(steps: str, log: str) -> int:
             lambda arguments=step["arguments"]: run(llmst_train.main, arguments),
             batches_only=True,
         )
-        status = forked(training, log)
+        statuses.append(forked(training, log))
         with open(log, "a") as file:
-            file.write(f"status: {status}\n")
-    return status
+            file.write(f"status: {statuses[-1]}\n")
+    return statuses[0]
 
 
 if __name__ == "__main__":

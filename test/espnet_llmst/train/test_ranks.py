@@ -53,28 +53,17 @@ def test_torchrun_is_one_process(mixed_corpus, tmp_path):
         env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": f"{REPO}:{program.parent}"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
         check=False,
     )
     logs = [(tmp_path / f"rank.{rank}").read_text() for rank in range(2)]
-    assert done.returncode == 0, done.stderr[-2000:] + logs[0][-3000:]
+    assert done.returncode == 143, done.stderr[-2000:] + logs[0][-3000:]
+    assert " ended with status 143" in done.stderr and "Traceback" not in done.stderr
     for log in logs:
         assert re.findall(r"^status: (\d+)", log, re.M) == ["143", "0"]
     assert "epoch 2 after 2 batches" in logs[0]
     assert len(curve_of(tmp_path / "one")) == 6
     assert_close(tmp_path / "exp", tmp_path / "one")
-
-
-def test_launch_hands_on_the_status(tmp_path):
-    """Of the process that ends first; 143 after SIGTERM."""
-    program = tmp_path / "ends.py"
-    program.write_text("import os, sys, time\nif os.environ['RANK'] == '0':\n    time.sleep(60)\nsys.exit(143)\n")
-    env = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [LAUNCH, "2", "1", program], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 143, done.stderr
-    assert "process 1 ended with status 143" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_two_processes_stop_and_go_on_together(corpus, tmp_path):
