@@ -51,6 +51,7 @@ from espnet_llmst.decoder.causal_lm import CausalLMDecoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.lora import set_trainable
+from espnet_llmst.precision import autocast
 from espnet_llmst.train.collate import collate
 
 RATE, TOLERANCE, PROMPT = 16000, 1e-6, (10, 10)  # tokens before and after the speech
@@ -81,13 +82,12 @@ def naive_loss(model: ESPnetLLMSTModel, text, text_lengths, **inputs) -> torch.T
     rows = [torch.cat([prompt, model.decoder.embed(ids)]) for prompt, ids in pairs]
     labels = [torch.cat([ids.new_full((len(prompt),), -100), ids]) for prompt, ids in pairs]
     masks = [torch.ones(len(row), dtype=torch.long, device=text.device) for row in rows]
-    output = model.decoder.lm(
+    return model.decoder.lm(
         inputs_embeds=pad_sequence(rows, batch_first=True),
         attention_mask=pad_sequence(masks, batch_first=True),
         labels=pad_sequence(labels, batch_first=True, padding_value=-100),
         use_cache=False,
-    )
-    return output.loss
+    ).loss
 
 
 def make_foundation(preset: dict, directory: Path, device: str) -> None:
@@ -170,7 +170,11 @@ def epoch(model: ESPnetLLMSTModel, optimizer, way: str, batches: list[dict[str, 
     """One step on each batch; seconds, and the summed loss of all target tokens."""
     trained, total, started = [p for p in model.parameters() if p.requires_grad], 0.0, clock()
     for batch in batches:
-        loss = naive_loss(model, **batch) if way in ("naive", "unpadded") else model(**batch)[0]
+        if way in ("naive", "unpadded"):
+            with autocast(batch["speech"].device, model.precision):
+                loss = naive_loss(model, **batch)
+        else:
+            loss = model(**batch)[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
