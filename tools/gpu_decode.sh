@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU has to show of the decoding engine: graphs find what usual steps find, and the times of LLaST-8B's size.
 # Usage: tools/gpu_decode.sh [<output dir>] [<options of tools/bench_decode.py>]
+# transformers must be the one of tools/constraints.txt: 5.17 does not take one logits_to_keep for each row, and fails.
 # It needs torch, transformers and pytest, and under ten minutes on an H100 or H200 (estimated, not measured).
 
 set -euo pipefail
