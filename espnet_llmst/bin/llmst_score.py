@@ -36,7 +36,7 @@ def parser() -> ArgumentParser:
         "--buckets", default="5,10,15", help="edges of the duration buckets in seconds; lst, aligned: the papers'"
     )
     p.add_argument("--length_buckets", default="10,20,30,40", help="edges of the buckets by words of the reference")
-    p.add_argument("--groups", metavar="TABLE", help="'<id> <group>': groups of utterances with scores of their own")
+    p.add_argument("--groups", metavar="TABLE", help="'<id> <group>': groups that are scored apart")
     p.add_argument(
         "--srt_tags", metavar="TAGS", help="--hyp is '<transcript>TAGS<translation>': score the --kind's part"
     )

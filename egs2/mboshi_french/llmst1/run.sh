@@ -15,4 +15,5 @@ exec ./llmst.sh \
     --inference_nj 2 \
     --speed_perturb_factors "0.9 1.0 1.1" \
     --shuffled_control true \
+    --score_opts "--groups data/test.mdw-fr.groups" \
     "$@"

@@ -111,6 +111,14 @@ def test_buckets_by_length_of_the_reference():
     }
 
 
+def test_groups_named_by_a_table():
+    groups = dict.fromkeys(list(REFS)[:3], "known") | {list(REFS)[7]: "new", "elsewhere": "other"}
+    result = score_hypotheses(HYPS, [REFS], tgt_lang="en", groups=groups, n_bootstrap=0)
+    known = corpus_score("BLEU", list(HYPS.values())[:3], [list(REFS.values())[:3]], "en", n_bootstrap=0)
+    assert result["groups"]["known"] == {"n": 3, "BLEU": known["score"]}
+    assert result["groups"]["new"]["n"] == 1 and result["groups"]["other"] == {"n": 0}
+
+
 def test_error_rate_bucket_without_words_has_no_score():
     refs, hyps = {"a": "one dog", "b": "[noise]"}, {"a": "one dog", "b": "hm"}
     result = score_hypotheses(

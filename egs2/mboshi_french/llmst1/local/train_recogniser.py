@@ -16,15 +16,13 @@ from pathlib import Path
 import soundfile
 import torch
 from tiny_models import new_whisper, whisper_features, whisper_tokenizer
-from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from train_whisper import spec_augment
+from train_whisper import loss_function
 from training import read_sets, run_training, train, training_speech, wer_results
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from espnet_llmst.cli import InputError, run
 from espnet_llmst.encoder import whisper
-from espnet_llmst.precision import autocast
 from espnet_llmst.scoring.metrics import corpus_score
 
 CONTROL = ("<|startoftranscript|>", "<|notimestamps|>")  # as of the published models of one language
@@ -69,32 +67,6 @@ def pad_mels(mels: list[torch.Tensor]) -> torch.Tensor:
     return pad_sequence([mel.T.float() for mel in mels], batch_first=True).transpose(1, 2)
 
 
-def loss_function(model, ctc: torch.nn.Linear, conf: dict):
-    """Weighted sum of the decoder's cross-entropy and the encoder's CTC loss, per token."""
-    weight, smoothing = conf["ctc_weight"], conf["label_smoothing"]
-
-    def loss_of(batch: dict) -> torch.Tensor:
-        mel = spec_augment(batch["mel"], **conf["spec_augment"])
-        with autocast(mel.device, conf["autocast"]):
-            states = whisper.encode(model.model.encoder, mel, batch["lengths"])
-            decoded = model.model.decoder(
-                input_ids=batch["inputs"], encoder_hidden_states=states, use_cache=False
-            ).last_hidden_state
-            logits, ctc_logits = model.proj_out(decoded), ctc(states)
-        spelled = functional.cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
-        aligned = functional.ctc_loss(
-            ctc_logits.float().log_softmax(-1).transpose(0, 1),
-            torch.cat(batch["targets"]),
-            batch["lengths"],
-            torch.tensor([len(target) for target in batch["targets"]]),
-            blank=ctc.out_features - 1,
-            zero_infinity=True,
-        )
-        return (1 - weight) * spelled + weight * aligned
-
-    return loss_of
-
-
 @torch.inference_mode()
 def evaluate(model, ctc, features, tokenizer, examples, language: str) -> dict:
     """WER of the CTC output's best path, one utterance at a time."""
@@ -130,7 +102,10 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     model.generation_config.is_multilingual = False
     del model.generation_config.lang_to_id, model.generation_config.task_to_id
     ctc = torch.nn.Linear(conf["size"]["width"], len(tokenizer) + 1)
-    both, loss_of = torch.nn.ModuleDict({"model": model, "ctc": ctc}), loss_function(model, ctc, conf)
+    both = torch.nn.ModuleDict({"model": model, "ctc": ctc})
+    loss_of = loss_function(
+        model, ctc, conf["ctc_weight"], conf["spec_augment"], conf["autocast"], conf["label_smoothing"]
+    )
     for part, steps in ((first, conf.get("pretrain", {}).get("steps", 0)), (examples, conf["steps"])):
         if steps:
             mels, texts = [log_mel(path, features).half() for _, path, _ in part], [spoken(text) for *_, text in part]

@@ -1,4 +1,4 @@
-"""Muon in float32: torch's own computes in bfloat16, which a processor without it emulates a hundred times slower.
+"""Muon in float32: torch's own computes in bfloat16, which a processor without it emulates at a hundredth of the speed.
 
 Shapes: M rows, N columns of a weight, M <= N after turning.
 """

@@ -58,19 +58,26 @@ def make_batches(mels, examples, tokenizer, batch_size: int, rng: random.Random)
         yield {"mel": mels[picked], "inputs": inputs, "labels": labels, "targets": targets}
 
 
-def loss_function(model, ctc: torch.nn.Linear, ctc_weight: float, masks: dict, precision: str):
-    """Weighted sum of the decoder's cross-entropy and the encoder's CTC loss."""
+def loss_function(
+    model, ctc: torch.nn.Linear, ctc_weight: float, masks: dict, precision: str, label_smoothing: float = 0.0
+):
+    """Weighted sum of the decoder's cross-entropy and the encoder's CTC loss.
+
+    A batch with ``lengths`` is encoded without its padding; without, all of the window is attended.
+    """
 
     def loss_of(batch: dict) -> torch.Tensor:
         mel = spec_augment(batch["mel"], **masks)
         with autocast(mel.device, precision):
-            states = whisper.encode(model.model.encoder, mel, None)
+            states = whisper.encode(model.model.encoder, mel, batch.get("lengths"))
             decoded = model.model.decoder(
                 input_ids=batch["inputs"], encoder_hidden_states=states, use_cache=False
             ).last_hidden_state
             logits, ctc_logits = model.proj_out(decoded), ctc(states)
-        loss = functional.cross_entropy(logits.float().transpose(1, 2), batch["labels"])
-        lengths = torch.full((len(states),), states.size(1))
+        loss = functional.cross_entropy(
+            logits.float().transpose(1, 2), batch["labels"], label_smoothing=label_smoothing
+        )
+        lengths = batch.get("lengths", torch.full((len(states),), states.size(1)))
         target_lengths = torch.tensor([len(t) for t in batch["targets"]])
         aligned = functional.ctc_loss(
             ctc_logits.float().log_softmax(-1).transpose(0, 1),
