@@ -288,8 +288,8 @@ def closing_lines(table: Mapping, experiments: Mapping, suffix: str = "") -> lis
 def heading(table: Mapping) -> str:
     """What the column of our scores is called."""
     ours = [row for row in table["rows"] if row["method"]]
-    spread = "mean ± SD (each seed)" if any(len(row["seeds"]) > 1 for row in ours) else "[95 % CI]"
-    return f"here, {' or '.join(dict.fromkeys(metric_of(table, row) for row in ours))} {spread}"
+    spread = ", mean ± SD (each seed)" if any(len(row["seeds"]) > 1 for row in ours) else " [95 % CI]"
+    return f"here, {' or '.join(dict.fromkeys(metric_of(table, row) for row in ours))}{spread}"
 
 
 def render_table(table: Mapping, experiments: Mapping[str, Sequence[Mapping]]) -> list[str]:
