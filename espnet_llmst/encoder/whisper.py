@@ -64,7 +64,8 @@ def states(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Waveforms to states (B, T, D) and their lengths (B,).
 
-    Cut to the longest utterance of the batch, or with ``keep_window`` the whole window for each.
+    Cut to the longest utterance of the batch, or with ``keep_window`` the whole window for each. Beyond an
+    utterance's length the states have no meaning.
     """
     window_frames = encoder.max_source_positions
     lengths_B = frame_lengths(num_samples_B, features.hop_length, window_frames)
