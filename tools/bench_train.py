@@ -15,7 +15,8 @@ Ways, each with all that stands before it unless said otherwise:
 - targets: logits at the positions that predict a target, right padding without a mask (the default);
 - buckets: batches of like length up to ``--batch_bins`` vectors and tokens (``batch_type: numel``);
 - packed: buckets, laid end to end (``decoder_conf: {packing: true}``);
-- cached: buckets, the encoder's states from disk (``model_conf: {cache_encoder: ...}``).
+- cached: buckets, the encoder's states from disk (``model_conf: {cache_encoder: ...}``);
+- cached_packed: both.
 
 A step is forward, backward, clipping and AdamW; its learning rate is 0, so that every way computes the same loss. Times
 are CPU seconds of one thread (GPU: wall); the order of the ways alternates from round to round and ratios are taken
@@ -55,7 +56,7 @@ from espnet_llmst.precision import autocast
 from espnet_llmst.train.collate import collate
 
 RATE, TOLERANCE, PROMPT = 16000, 1e-6, (10, 10)  # tokens before and after the speech
-WAYS = ("naive", "unpadded", "targets", "buckets", "packed", "cached")
+WAYS = ("naive", "unpadded", "targets", "buckets", "packed", "cached", "cached_packed")
 # Seconds by quantile, and target tokens per second of speech (speed.md): CoVoST-2 normal, MuST-C log-normal.
 DURATIONS = {
     "covost": (lambda q: min(15.0, max(1.0, NormalDist(5.5, 2.0).inv_cdf(q))), 2.6),
@@ -153,8 +154,8 @@ def make_model(preset: dict, directory: Path, device: str) -> ESPnetLLMSTModel:
 def choose_way(model: ESPnetLLMSTModel, way: str, directory: Path) -> None:
     """Set the options of a way."""
     model.encoder.pad_to_30s = way in ("naive", "padded")
-    model.decoder.packing = way == "packed"
-    model.cache_folder = str(directory / "cache") if way == "cached" else None
+    model.decoder.packing = way.endswith("packed")
+    model.cache_folder = str(directory / "cache") if way.startswith("cached") else None
     model.cache = None
 
 
@@ -192,7 +193,7 @@ def bench(args, directory: Path) -> dict:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
     work = make_work(args, preset["vocabulary"])
     random_ones, buckets = (make_batches(work, args, directory, bucketed, device) for bucketed in (False, True))
-    ways = [way for way in args.ways if way != "cached" or "lora" not in preset]  # LoRA changes the states
+    ways = [way for way in args.ways if not way.startswith("cached") or "lora" not in preset]  # LoRA changes the states
 
     def run(way: str, batches: list[dict[str, torch.Tensor]] | None = None) -> tuple[float, float]:
         choose_way(model, way, directory)
@@ -200,7 +201,7 @@ def bench(args, directory: Path) -> dict:
         return epoch(model, optimizer, way, batches or kind)
 
     naive, padded = (run(way, random_ones[:1])[1] for way in ("naive", "padded"))
-    if "cached" in ways:
+    if any(way.startswith("cached") for way in ways):
         run("cached")  # computes the states
     seconds, losses, gigabytes = {way: [] for way in ways}, {}, {}
     for number in range(args.rounds):
@@ -249,12 +250,12 @@ def print_table(result: dict, args) -> None:
         f"\n{args.preset}, {args.durations}: {len(seconds)} utterances, mean {statistics.mean(seconds):.1f} s, longest "
         f"{max(seconds):.1f} s, {result['target_tokens']} target tokens; {result['device']}"
     )
-    print(f"{'':10}{'tokens/s':>10}{'ratio':>8}  {'[lowest..highest]':20}{'loss differs by':>16}{'GB':>8}{'MFU %':>8}")
+    print(f"{'':14}{'tokens/s':>10}{'ratio':>8}  {'[lowest..highest]':20}{'loss differs by':>16}{'GB':>8}{'MFU %':>8}")
     for way, found in ratios(result).items():
         spent = statistics.median(result["seconds"][way])
         use = 100 * result["flop"] / spent / args.peak_tflops / 1e12 if result["flop"] else math.nan
         print(
-            f"{way:10}{result['target_tokens'] / spent:10.1f}{statistics.median(found):8.2f}  "
+            f"{way:14}{result['target_tokens'] / spent:10.1f}{statistics.median(found):8.2f}  "
             f"{f'[{min(found):.2f}..{max(found):.2f}]':20}{result['loss_differs'].get(way, math.nan):16.1e}"
             f"{result['peak_gigabytes'][way]:8.1f}{use:8.1f}"
         )

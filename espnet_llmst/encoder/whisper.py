@@ -5,6 +5,7 @@ Shapes: B batch, S samples, M mel bands, F mel frames, T encoder frames, D width
 
 import torch
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -63,7 +64,8 @@ def states(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Waveforms to states (B, T, D) and their lengths (B,).
 
-    Cut to the longest utterance of the batch, or with ``keep_window`` the whole window for each.
+    Cut to the longest utterance of the batch, or with ``keep_window`` the whole window for each. Beyond an
+    utterance's length the states have no meaning.
     """
     window_frames = encoder.max_source_positions
     lengths_B = frame_lengths(num_samples_B, features.hop_length, window_frames)
@@ -72,7 +74,14 @@ def states(
     filters = torch.as_tensor(features.mel_filters, dtype=torch.float32, device=speech_BS.device)
     with torch.autocast(speech_BS.device.type, enabled=False):
         mel_BMF = log_mel(speech_BS, num_frames, filters, features.n_fft, features.hop_length)
-    hidden_BTD = encode(encoder, mel_BMF.to(encoder.conv1.weight.dtype), None if pad_to_window else lengths_B)
+    mel_BMF = mel_BMF.to(encoder.conv1.weight.dtype)
+    if pad_to_window:
+        hidden_BTD = encode(encoder, mel_BMF, None)
+    elif mel_BMF.is_cpu and not torch.is_grad_enabled():  # a CPU gains nothing by batches, and padding costs
+        rows = zip(mel_BMF.split(1), lengths_B.tolist(), strict=True)
+        hidden_BTD = pad_sequence([encode(encoder, row[..., : 2 * length], None)[0] for row, length in rows], True)
+    else:
+        hidden_BTD = encode(encoder, mel_BMF, lengths_B)
     if keep_window:
         return hidden_BTD, torch.full_like(lengths_B, window_frames)
     return hidden_BTD[:, :longest], lengths_B

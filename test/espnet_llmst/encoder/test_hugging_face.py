@@ -49,6 +49,18 @@ def test_batch_equals_single(whisper_dir, speech, pad_to_30s):
         torch.testing.assert_close(batch[row, : alone.size(1)], alone[0], atol=1e-5, rtol=1e-4)
 
 
+def test_frozen_on_a_cpu_equals_the_batch(whisper_dir, speech):
+    """It goes one by one there; a batch is what a trained encoder (or a GPU) computes."""
+    encoder = HuggingFaceEncoder(whisper_dir).eval()
+    waves, lengths = speech
+    batch, out_lengths, _ = encoder(waves, lengths)
+    frozen, frozen_lengths, _ = encoder.requires_grad_(False)(waves, lengths)
+    assert frozen_lengths.tolist() == out_lengths.tolist() and frozen.shape == batch.shape
+    for row, length in enumerate(out_lengths.tolist()):
+        torch.testing.assert_close(frozen[row, :length], batch[row, :length], atol=1e-5, rtol=1e-4)
+    assert frozen[2, out_lengths[2] :].abs().sum() == 0  # padded after it was encoded
+
+
 def test_unpadded_full_window_equals_padded(whisper_dir):
     wave = torch.randn(1, 64000, generator=torch.Generator().manual_seed(1))
     length = torch.tensor([64000])
