@@ -18,18 +18,19 @@ from espnet_llmst.train.token_batches import fill_batches, read_sizes
 
 
 def test_import_is_quick_and_touches_no_network():
-    """Run apart: under 15 s, no nltk, no socket."""
+    """Run apart: no nltk, no socket, and at most 30 % more time than ESPnet's own task takes (on any machine)."""
     code = (
         "import socket, time, sys\n"
         "def refuse(*a, **k): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "start = time.process_time()\n"
+        "import espnet2.tasks.abs_task\n"
+        "espnet = time.process_time()\n"
         "import espnet_llmst.tasks.llmst\n"
         "assert 'nltk' not in sys.modules and 'peft' not in sys.modules\n"
-        "print(time.process_time() - start)\n"
+        "print(time.process_time() / espnet)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout.split()[-1]) < 15
+    assert float(done.stdout.split()[-1]) < 1.3
     assert "download" not in (done.stdout + done.stderr).lower()
 
 
