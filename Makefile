@@ -9,7 +9,7 @@ SHELL_FILES = $(shell git ls-files --cached --others --exclude-standard -- '*.sh
 .PHONY: all demo test lint constraints clean
 all: $(STAMP)
 
-$(STAMP): setup.py tools/constraints.txt tools/overrides.txt tools/setup_venv.sh
+$(STAMP): setup.py $(wildcard espnet_llmst/bin/*.py) tools/constraints.txt tools/overrides.txt tools/setup_venv.sh
 	tools/setup_venv.sh
 
 demo: $(STAMP)
