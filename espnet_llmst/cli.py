@@ -4,9 +4,12 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import configargparse
 import yaml
+
+if TYPE_CHECKING:
+    from configargparse import ArgumentParser
 
 
 class InputError(Exception):
@@ -30,8 +33,10 @@ def read_yaml(path: str | Path) -> dict:
     return content
 
 
-def get_parser(prog: str, description: str) -> configargparse.ArgumentParser:
+def get_parser(prog: str, description: str) -> "ArgumentParser":
     """A parser whose options may also stand in a YAML file given with ``--config``."""
+    import configargparse  # late: the search and its benchmark run where it is not installed
+
     parser = configargparse.ArgumentParser(
         prog=prog,
         description=description,

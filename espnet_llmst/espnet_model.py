@@ -18,6 +18,7 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.encoder.cache import StateCache
 from espnet_llmst.lora import set_train_mode
 from espnet_llmst.precision import autocast
+from espnet_llmst.recompute import recompute_layers
 
 
 class ESPnetLLMSTModel(AbsESPnetModel):
@@ -30,6 +31,8 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         autocast: "float32", "bfloat16" (mixed precision) or "auto", see `espnet_llmst.precision`.
         cache_encoder: folder for the states of a frozen encoder: training computes them once and reads them from
             then on, see `espnet_llmst.encoder.cache`. None for no cache.
+        gradient_checkpointing: compute the transformer layers again in the backward pass instead of keeping what is in
+            them, see `espnet_llmst.recompute`: a third more work, many times less memory.
 
     A checkpoint (``state_dict``) holds what is trained, and what an earlier phase trained; frozen
     foundation weights are left out. Loading is strict for all the rest.
@@ -43,11 +46,15 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         decoder: AbsDecoder,
         autocast: str = "float32",
         cache_encoder: str | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder
         self.precision, self.cache_folder = autocast, cache_encoder
         self.cache: StateCache | None = None
+        self.placed_later = False  # `to` leaves the device alone: fsdp brings its parts there
+        if gradient_checkpointing:
+            recompute_layers(self)
         self.loaded: set[str] = set()  # names that came from a checkpoint: trained by an earlier phase
         self.register_state_dict_post_hook(_drop_foundation)
         self.register_load_state_dict_post_hook(_forgive_foundation)
@@ -77,13 +84,14 @@ class ESPnetLLMSTModel(AbsESPnetModel):
             averages over batches and ranks are averages over tokens.
         """
         with autocast(speech.device, self.precision):
+            nothing = 0.0 if speech_lengths.any() else self._read_silence(speech)  # now, when others read speech
             prompts = self.embed_prompts(
                 speech, speech_lengths, prefix, prefix_lengths, suffix, suffix_lengths, self._open_cache()
             )
             lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=speech.device)
             logits_NV, _ = self.decoder(pad_sequence(prompts, batch_first=True), lengths_B, text, text_lengths)
         target_N = torch.cat(_cut(text, text_lengths))
-        loss = cross_entropy(logits_NV.float(), target_N)
+        loss = cross_entropy(logits_NV.float(), target_N) + nothing
         accuracy = (logits_NV.argmax(-1) == target_N).float().mean()
         stats = {"loss": loss.detach(), "acc": accuracy}
         return force_gatherable((loss, stats, loss.new_tensor(len(target_N))), loss.device)
@@ -117,6 +125,19 @@ class ESPnetLLMSTModel(AbsESPnetModel):
             states_BTD, lengths_B = cache(self.encoder, speech_BS, lengths_B)
         return _cut(*self.postencoder(states_BTD, lengths_B))
 
+    def _read_silence(self, speech_BS: torch.Tensor) -> torch.Tensor | float:
+        """Zero, by way of encoder and connector if one of them is trained, for a batch without speech.
+
+        Processes that train together must use the same parameters in every batch, or they wait for each other for ever.
+        """
+        parts = [part for part in (self.encoder, self.postencoder) if part is not None]
+        if not any(p.requires_grad for part in parts for p in part.parameters()):
+            return 0.0
+        length = 16000 if speech_BS.dim() == 2 else 100  # a second
+        silence_BS = speech_BS.new_zeros(1, length, *speech_BS.shape[2:])
+        (vectors_TD,) = self._read_speech(silence_BS, torch.tensor([length], device=speech_BS.device), None)
+        return 0.0 * vectors_TD.float().sum()
+
     def _open_cache(self) -> StateCache | None:
         if self.cache is None and self.cache_folder is not None and self.encoder is not None:
             if any(p.requires_grad for p in self.encoder.parameters()):
@@ -148,6 +169,8 @@ class ESPnetLLMSTModel(AbsESPnetModel):
             for parameter in self.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(dtype)
+        if self.placed_later:
+            kwargs.pop("device", None)
         return super().to(*args, **kwargs) if args or kwargs else self
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):

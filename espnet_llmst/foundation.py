@@ -17,13 +17,15 @@ def is_hub_id(name: str) -> bool:
 
 
 def models_of(configs: list[Path]) -> list[str]:
-    """The models, and directories of units, that the phases name for encoder and decoder, each once."""
-    names = []
-    for path in configs:
-        settings = read_yaml(path)
-        encoder, decoder = settings.get("encoder_conf", {}), settings.get("decoder_conf", {})
-        names += [encoder.get("model"), encoder.get("kmeans"), decoder.get("model")]
-    return list(dict.fromkeys(name for name in names if name))
+    """The models, and directories of units, that phases and decoding options name, each once."""
+    return list(dict.fromkeys(name for path in configs for name in models_in(read_yaml(path))))
+
+
+def models_in(settings: dict) -> list[str]:
+    """The models that a phase's settings name, or a cascade's decoding options (``asr_model``)."""
+    encoder, decoder = settings.get("encoder_conf", {}), settings.get("decoder_conf", {})
+    names = [encoder.get("model"), encoder.get("kmeans"), decoder.get("model"), settings.get("asr_model")]
+    return [name for name in names if name]
 
 
 def is_complete(path: Path) -> bool:

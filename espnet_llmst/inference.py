@@ -1,5 +1,6 @@
 """Decoding with a trained model: `Speech2Text` from Python, `decode_dir` for a data directory."""
 
+import logging
 import math
 import pickle
 import random
@@ -71,6 +72,7 @@ class Speech2Text:
         device: "cpu" or "cuda".
         rows: most utterances searched at a time.
         kv_memory: gigabytes that the language model's keys and values may take; None for no limit.
+        cuda_graphs: capture the search's steps as CUDA graphs; without a GPU they run as usual.
         **options: of `SearchOptions`, e.g. ``beam_size=5``.
 
     Example:
@@ -85,15 +87,31 @@ class Speech2Text:
         device: str = "cpu",
         rows: int = 16,
         kv_memory: float | None = None,
+        cuda_graphs: bool = False,
         **options,
     ) -> None:
-        self.model, args = load_model(train_config, model_file, device)
-        self.preprocess = build_preprocessor(args, train=False)
-        self.device, self.options = torch.device(device), SearchOptions(**options)
+        model, args = load_model(train_config, model_file, device)
+        self._take(model, build_preprocessor(args, train=False), rows, kv_memory, options, cuda_graphs)
+
+    @classmethod
+    def of_model(cls, model, preprocess, rows: int = 16, kv_memory: float | None = None, **options) -> "Speech2Text":
+        """With a model that is at hand, e.g. in training; ``preprocess`` as `build_preprocessor` makes it."""
+        speech2text = cls.__new__(cls)
+        speech2text._take(model, preprocess, rows, kv_memory, options)
+        return speech2text
+
+    def _take(
+        self, model, preprocess, rows: int, kv_memory: float | None, options: dict, cuda_graphs: bool = False
+    ) -> None:
+        self.model, self.preprocess, self.options = model, preprocess, SearchOptions(**options)
+        self.device = next(model.parameters()).device
         self.autocast = partial(autocast, self.device, self.model.precision)
         memory = None if kv_memory is None else int(kv_memory * 1e9)
+        if cuda_graphs and self.device.type != "cuda":
+            logging.warning("cuda_graphs: there is no GPU here, so steps run as usual")
+        graphs = cuda_graphs and self.device.type == "cuda"
         self.searcher = Searcher(
-            self.model.decoder, self.preprocess.tokenizer, self.options, rows, memory, self.autocast
+            self.model.decoder, self.preprocess.tokenizer, self.options, rows, memory, self.autocast, graphs
         )
 
     def __call__(

@@ -11,12 +11,16 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context that computes in ``precision``: "float32", "bfloat16", or "auto".
+def is_mixed(device: torch.device, precision: str) -> bool:
+    """Whether ``precision`` means bfloat16 there: "float32", "bfloat16", or "auto".
 
     "auto" is bfloat16 where the device computes in it, else float32; results then differ between machines.
     """
     if precision not in ("float32", "bfloat16", "auto"):
         raise ValueError(f"autocast: '{precision}' must be float32, bfloat16 or auto")
-    mixed = precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+    return precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(device))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in ``precision``, see `is_mixed`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed(device, precision))

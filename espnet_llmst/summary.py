@@ -10,8 +10,9 @@ Shapes: B batch, T frames, D width.
 import json
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,10 +32,13 @@ from transformers import (
 
 from espnet_llmst import foundation, published
 from espnet_llmst.cli import InputError
+from espnet_llmst.datadir.format_features import FRAME_SAMPLES, SHIFT_SAMPLES
 from espnet_llmst.encoder import espnet_asr, units, wav2vec2, whisper
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.espnet_model import ESPnetLLMSTModel
 from espnet_llmst.tasks.llmst import LLMSTTask
+from espnet_llmst.train.results import in_dtype
+from espnet_llmst.train.shapes import SAMPLES_PER_FRAME
 
 PARTS = ("encoder", "postencoder", "decoder")
 SAMPLE_RATE = 16000
@@ -167,8 +171,11 @@ def frames_of(encoder: torch.nn.Module, num_samples: int) -> int | None:
     """States that an encoder makes of so many samples; None when that depends on what is said (units)."""
     num_samples_B = torch.tensor([num_samples])
     if isinstance(encoder, espnet_asr.ESPnetASREncoder):
-        stft = encoder.frontend.stft
-        frames_B = (num_samples_B - (0 if stft.center else stft.n_fft)) // stft.hop_length + 1
+        if encoder.reads_features:
+            frames_B = (num_samples_B - FRAME_SAMPLES) // SHIFT_SAMPLES + 1
+        else:
+            stft = encoder.frontend.stft
+            frames_B = (num_samples_B - (0 if stft.center else stft.n_fft)) // stft.hop_length + 1
         return int(espnet_asr.subsampled(encoder.encoder.embed, frames_B))
     if not isinstance(encoder, HuggingFaceEncoder):
         return None
@@ -182,14 +189,37 @@ def frames_of(encoder: torch.nn.Module, num_samples: int) -> int | None:
 
 def vectors_of(model: ESPnetLLMSTModel, num_samples: int) -> int | None:
     """Vectors that the language model reads for so many samples of speech; None as of `frames_of`."""
-    connector, frames = model.postencoder, frames_of(model.encoder, num_samples)
-    if hasattr(connector, "query"):  # a Q-Former
-        return connector.query.size(0)
-    if frames is None or not hasattr(connector, "subsampler"):
+    frames = frames_of(model.encoder, num_samples)
+    if hasattr(model.postencoder, "query"):  # a Q-Former
+        return model.postencoder.query.size(0)
+    return frames and connected(model, frames)
+
+
+def connected(model: ESPnetLLMSTModel, frames: int) -> int:
+    """Vectors that a connector other than a Q-Former makes of so many states."""
+    if not hasattr(model.postencoder, "subsampler"):
         return frames
     with torch.device("meta"):
         states_BTD = torch.empty(1, frames, model.encoder.output_size())
-        return connector.subsampler(states_BTD, torch.tensor([frames]))[0].size(1)
+        return model.postencoder.subsampler(states_BTD, torch.tensor([frames]))[0].size(1)
+
+
+def speech_sizes(model: ESPnetLLMSTModel) -> Callable[[int], tuple[int, int]]:
+    """A function of samples that tells the vectors, and the frames that the encoder computes for them.
+
+    A Whisper that pads to its window computes all of it. Units, which depend on what is said, are counted as if no
+    two neighbours were alike: as frames of 20 ms.
+    """
+    encoder, queries = model.encoder, getattr(model.postencoder, "query", None)
+    window = encoder.encoder.max_source_positions if getattr(encoder, "pad_to_30s", False) else None
+    connect = cache(partial(connected, model))
+
+    def measure(num_samples: int) -> tuple[int, int]:
+        frames = frames_of(encoder, num_samples)
+        frames = max(1, num_samples // SAMPLES_PER_FRAME if frames is None else frames)
+        return (connect(frames) if queries is None else queries.size(0)), window or frames
+
+    return measure
 
 
 def speech_rate(model: ESPnetLLMSTModel) -> dict[str, float | int | None]:
@@ -210,7 +240,7 @@ def _quantized(decoder: torch.nn.Module) -> int:
     return sum(module.weight.numel() for name, module in layers if module is not head and ".lora_" not in name)
 
 
-def memory_of(model: ESPnetLLMSTModel, quantize: str | None = None) -> dict[str, int]:
+def memory_of(model: ESPnetLLMSTModel, quantize: str | None = None, save_dtype: str | None = None) -> dict[str, int]:
     """Bytes that the model's state takes in training, on one device that holds all of it.
 
     Assumed are Adam's two moments and a gradient for each trained parameter, all in its dtype, that of training.
@@ -225,7 +255,7 @@ def memory_of(model: ESPnetLLMSTModel, quantize: str | None = None) -> dict[str,
         number = _quantized(model.decoder)
         weights -= round(number * (model.decoder.lm.get_input_embeddings().weight.element_size() - NF4_BITS / 8))
     trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-    checkpoint = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    checkpoint = sum(t.numel() * t.element_size() for t in in_dtype(model.state_dict(), save_dtype).values())
     return {"weights": weights, "gradients": trained, "optimizer": 2 * trained, "checkpoint": checkpoint}
 
 
@@ -259,7 +289,7 @@ def summarise(path: Path) -> dict:
         "trainable": total["trainable"],
         "trainable_share": total["trainable"] / number,
         **speech_rate(model),
-        "memory": memory_of(model, args.decoder_conf.get("quantize")),
+        "memory": memory_of(model, args.decoder_conf.get("quantize"), args.save_dtype),
     }
 
 

@@ -1,5 +1,7 @@
 """Decodes formatted data directories with a trained phase."""
 
+import hashlib
+import json
 import shlex
 import sys
 import time
@@ -9,8 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_llmst.cli import InputError, get_parser, run
-from espnet_llmst.datadir.kaldi import speech_table
+from espnet_llmst.cli import InputError, get_parser, read_yaml, run
+from espnet_llmst.datadir.kaldi import speech_table, text_files
+from espnet_llmst.foundation import models_in
+from espnet_llmst.provenance import inputs_of
 from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.search.output import merge_jobs, write_info, write_results
 from espnet_llmst.search.shard import Shard
@@ -33,6 +37,9 @@ def parse(argv: Sequence[str] | None):
     parser = get_parser("llmst_inference", __doc__)
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--merge", action="store_true", help="Only join the results of finished jobs")
+    parser.add_argument(
+        "--list_keys", action="store_true", help="Only print the lines of --decode_list behind what decides each result"
+    )
     parser.add_argument("--train_config", type=Path, help="config.yaml of the phase")
     parser.add_argument("--model_file", type=Path, help="Checkpoint of the phase")
     parser.add_argument("--data_dir", type=Path, help="Formatted set (dump/raw/<set>)")
@@ -49,6 +56,9 @@ def parse(argv: Sequence[str] | None):
     parser.add_argument("--shuffle_audio", type=int, metavar="SEED", help="Control: another utterance's audio")
     parser.add_argument("--rows", type=int, default=16, help="Utterances searched at a time")
     parser.add_argument("--kv_memory", type=float, metavar="GB", help="Limit of the language model's keys and values")
+    parser.add_argument(
+        "--cuda_graphs", default=False, type=lambda text: text.lower() == "true", help="Capture steps on a GPU"
+    )
     add_search_options(parser)
     return parser.parse_args(argv)
 
@@ -81,11 +91,29 @@ def work_of(args: Namespace) -> list[Work]:
     return works
 
 
-def settings_of(args: Namespace, work: Work) -> dict:
+def model_inputs(args: Namespace) -> dict[str, str]:
+    """Hashes of what decides every set's result: checkpoint, configurations, prompt, models below the recipe."""
+    trained = read_yaml(args.train_config)
+    paths = [args.model_file, args.train_config, trained.get("config"), trained.get("prompt"), args.config]
+    return inputs_of([*paths, *models_in(trained), args.asr_model])
+
+
+def settings_of(args: Namespace, work: Work, inputs: dict[str, str]) -> dict:
     """What decides a decode's result: kept in its ``decode.json``."""
     settings = {name: getattr(args, name) for name in ("task", "asr_model", *SEARCH)}
     settings |= {"direction": work.direction, "shuffle_audio": work.shuffle_audio, "model_file": str(args.model_file)}
-    return settings | {"model_time": args.model_file.stat().st_mtime_ns}
+    read = [speech_table(work.data_dir)]
+    if args.task in ("smt", "mt") and not args.asr_model:
+        read.append(text_files(work.data_dir).get(parse_direction(work.direction)[0]))
+    return settings | {"output_dir": str(work.output_dir), "inputs": inputs | inputs_of(read)}
+
+
+def list_keys(args: Namespace) -> None:
+    """Print each line of the list behind a hash of its settings."""
+    inputs, lines = model_inputs(args), args.decode_list.read_text(encoding="utf-8").splitlines()
+    for work, line in zip(work_of(args), lines, strict=True):
+        settings = json.dumps(settings_of(args, work, inputs), sort_keys=True)
+        print(hashlib.sha256(settings.encode()).hexdigest(), line)
 
 
 def decode(args: Namespace) -> None:
@@ -101,18 +129,19 @@ def decode(args: Namespace) -> None:
         raise InputError(f"--job {args.job}: must be from 1 to --num_jobs {args.num_jobs}")
     works, device = work_of(args), "cuda" if args.ngpu else "cpu"
     search = {name: getattr(args, name) for name in SEARCH}
-    speech2text = Speech2Text(args.train_config, args.model_file, device, args.rows, args.kv_memory, **search)
+    inputs, machine = model_inputs(args), (device, args.rows, args.kv_memory, args.cuda_graphs)
+    speech2text = Speech2Text(args.train_config, args.model_file, *machine, **search)
     transcriber = Transcriber(args.asr_model, device) if args.asr_model else None
     for work in works:
-        decode_set(args, work, speech2text, transcriber)
+        decode_set(args, work, settings_of(args, work, inputs), speech2text, transcriber)
 
 
-def decode_set(args: Namespace, work: Work, speech2text, transcriber) -> None:
+def decode_set(args: Namespace, work: Work, settings: dict, speech2text, transcriber) -> None:
     """Decode this job's share of one set, from where a killed run left it, and write it."""
     from espnet_llmst.inference import decode_dir, sizes_of_share, split_transcripts
     from espnet_llmst.search.beams import is_loop
 
-    job_dir, settings = work.output_dir / f"job.{args.job}", settings_of(args, work)
+    job_dir = work.output_dir / f"job.{args.job}"
     shard = Shard(job_dir / "finished.jsonl", settings)
     sizes = sizes_of_share(work.data_dir, args.job, args.num_jobs)
     info_file = job_dir / "decode.json"
@@ -140,6 +169,9 @@ def decode_set(args: Namespace, work: Work, speech2text, transcriber) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Decode one job, or join all."""
     args = parse(argv)
+    if args.list_keys:
+        list_keys(args)
+        return
     if not args.merge:
         decode(args)
         return

@@ -26,7 +26,7 @@ def list_sets(args) -> None:
     for path in args.train_config:
         parts = expand_mixture(read_phase(path)["mixture"], args.directions)
         for split in args.splits:
-            names.update(dict.fromkeys(find_sets(args.data_dir, split, parts)))
+            names.update(dict.fromkeys(find_sets(args.data_dir, split, parts, args.near)))
     print("\n".join(names))
 
 
@@ -44,19 +44,29 @@ def list_task(args) -> None:
     print(decode_task(expand_mixture(read_phase(args.train_config[0])["mixture"], args.directions)))
 
 
+def measure_speech(path: Path, settings: dict):
+    """What tells vectors and encoder frames of an utterance, when the phase fills its batches by them."""
+    if "tokens" not in (settings.get("batch_type"), settings.get("valid_batch_type")):
+        return None
+    from espnet_llmst import summary  # late: slow, and seldom needed
+
+    return summary.speech_sizes(summary.build_empty(summary.read_phase(path)))
+
+
 def mix(args) -> None:
     """Write ``<out_dir>/<split>`` tables and ``<stats_dir>/<split>`` shapes."""
     settings = read_phase(args.train_config[0])
     template = load_template(settings["prompt"])
     tokenizer = load_tokenizer(settings["decoder_conf"]["model"], settings["decoder_conf"].get("added_tokens", ()))
+    measure = measure_speech(args.train_config[0], settings)
     parts = expand_mixture(settings["mixture"], args.directions)
     for role, split in zip(("train", "valid"), args.splits, strict=True):
         if role == "valid":  # validated on the whole split
             parts = list(dict.fromkeys(replace(part, hours=None, every=1) for part in parts))
-        counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role)
+        counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role, args.near)
         for part, count in counts.items():
             print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples")
-        means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer)
+        means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer, measure)
         print(f"{role}: on average {means['frames']:.0f} speech frames and {means['tokens']:.0f} text tokens")
 
 
@@ -65,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = get_parser("llmst_mix", __doc__)
     parser.add_argument("--train_config", type=Path, nargs="+", required=True, help="YAML of the phase")
     parser.add_argument("--directions", nargs="*", default=[], help="For entries that name none, e.g. fr-en")
+    parser.add_argument("--near", nargs="*", default=[], help="Directions whose sets asr reads first")
     parser.add_argument("--data_dir", type=Path, help="Folder of the sets (data or dump/raw)")
     parser.add_argument("--splits", nargs=2, default=["train", "dev"], help="Training and validation split")
     parser.add_argument("--list_sets", action="store_true", help="Only print the sets that are needed")

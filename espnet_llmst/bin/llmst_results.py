@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from espnet_llmst.cli import get_parser, run
-from espnet_llmst.scoring.results import format_table, write_results
+from espnet_llmst.scoring.results import format_table, refuse_stale, write_results
 
 
 def parser() -> ArgumentParser:
@@ -15,6 +15,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--methods", nargs="+", help="only these folders of --expdir")
     p.add_argument("--command", help="what made the experiments (default: this command)")
     p.add_argument("--tables", nargs="*", default=[], metavar="YAML", help="conf/paper/*.yaml, for RESULTS.md")
+    p.add_argument("--check", nargs="*", default=[], metavar="DIR", help="decodes that must not be stale")
     p.add_argument("--out", metavar="MD", help="RESULTS.md to write; default: only print")
     return p
 
@@ -22,6 +23,7 @@ def parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     command = args.command or shlex.join(["llmst_results", *(sys.argv[1:] if argv is None else argv)])
+    refuse_stale(args.check)
     experiments = write_results(args.expdir, args.out, command=command, methods=args.methods, tables=args.tables)
     if experiments:
         print(format_table(experiments))

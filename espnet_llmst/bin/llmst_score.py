@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_llmst.cli import InputError, get_parser, run
 from espnet_llmst.datadir.kaldi import atomic_write, read_table
+from espnet_llmst.provenance import changed_input, inputs_of
 from espnet_llmst.scoring.comet import DEFAULT_COMET, comet_score
 from espnet_llmst.scoring.decodes import read_durations
 from espnet_llmst.scoring.metrics import ALL_METRICS, ASR_METRICS, ST_METRICS
@@ -57,6 +58,9 @@ def read_decode_info(path: str) -> dict:
         raise InputError(f"{path}: cannot be read as JSON ({error}), decode this set again") from error
     if not isinstance(info, dict):
         raise InputError(f"{path}: is not the decode.json of a decode, check --decode_info")
+    changed = changed_input(info.get("inputs", {}))
+    if changed:
+        raise InputError(f"{path}: stale, {changed} has changed since this was decoded; run stage 7 again")
     return info
 
 
@@ -105,7 +109,7 @@ def scores_of(args: Namespace, command: str) -> dict:
         decode_info=read_decode_info(args.decode_info) if args.decode_info else None,
         command=command,
     )
-    return {**scores, **malformed, **comet}
+    return {**scores, **malformed, **comet, "inputs": inputs_of([args.hyp, *args.ref])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache,
 from typeguard import typechecked
 
 from espnet_llmst.cli import InputError
+from espnet_llmst.decoder.packing import PACKED, segments
 from espnet_llmst.foundation import require_model
 from espnet_llmst.lora import add_lora
 from espnet_llmst.prompt import load_tokenizer
@@ -32,9 +33,12 @@ class CausalLMDecoder(AbsDecoder):
             (QLoRA; LLaST's code). Needs the package bitsandbytes; trains through ``lora`` only.
         attention: transformers' ``attn_implementation`` for training, e.g. "flash_attention_2" or "eager";
             None for its own choice. The search has an attention of its own.
+        packing: training reads the prompts and targets of a batch laid end to end instead of padded. The loss is the
+            same; it pays where a batch holds very different lengths. See `espnet_llmst.decoder.packing`.
 
     Raises:
-        InputError: no model there, an unknown ``quantize``, or bitsandbytes is missing.
+        InputError: no model there, an unknown ``quantize``, bitsandbytes is missing, or a model or ``attention``
+            that cannot keep packed sequences apart.
     """
 
     @typechecked
@@ -46,15 +50,19 @@ class CausalLMDecoder(AbsDecoder):
         added_tokens: Sequence[str] | None = None,
         quantize: str | None = None,
         attention: str | None = None,
+        packing: bool = False,
     ) -> None:
         super().__init__()
         require_model(model)
+        self.packing = packing
         self.lm = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=getattr(torch, dtype),
             quantization_config=quantization(quantize, dtype),
-            attn_implementation=attention,
+            attn_implementation=attention or (PACKED if packing else None),
         )
+        if packing:
+            check_packing(self.lm, attention)
         self.added = None
         if added_tokens:
             self.first_added = len(load_tokenizer(model))
@@ -102,10 +110,18 @@ class CausalLMDecoder(AbsDecoder):
             torch.cat([prompt[:before], target[:after]])
             for prompt, target, (before, after) in zip(hs_pad, targets_BYD, lengths, strict=True)
         ]
-        embeds_BLD = pad_sequence(rows, batch_first=True)  # causal attention never looks right: no mask
-        positions = torch.arange(embeds_BLD.size(1), device=hs_pad.device)
+        positions = torch.arange(max(map(len, rows)), device=hs_pad.device)
         predicts_BL = (positions >= hlens[:, None] - 1) & (positions < (hlens + ys_in_lens)[:, None] - 1)
-        output = self.lm(inputs_embeds=embeds_BLD, use_cache=False, logits_to_keep=predicts_BL)
+        if self.packing:
+            sizes = [len(row) for row in rows]
+            embeds_BLD, options = torch.cat(rows)[None], segments(sizes, hs_pad.device)  # here B is 1 and L is S
+            predicts_BL = torch.cat([row[:size] for row, size in zip(predicts_BL, sizes, strict=True)])[None]
+        else:
+            embeds_BLD, options = (
+                pad_sequence(rows, batch_first=True),
+                {},
+            )  # causal attention never looks right: no mask
+        output = self.lm(inputs_embeds=embeds_BLD, use_cache=False, logits_to_keep=predicts_BL, **options)
         return output.logits, ys_in_lens
 
     def states_of(self, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -137,6 +153,14 @@ class CausalLMDecoder(AbsDecoder):
         return self.lm.generate(
             inputs_embeds=embeds_BLD, attention_mask=mask_BL, past_key_values=cache, generation_config=config
         )
+
+
+def check_packing(lm: torch.nn.Module, attention: str | None) -> None:
+    """Refuse what would look from one packed sequence into another; raises InputError, see `CausalLMDecoder`."""
+    if attention is not None and not attention.startswith("flash_attention"):
+        raise InputError(f"decoder_conf.packing: not with attention: {attention}; remove it or take flash_attention_2")
+    if not lm._supports_attention_backend:
+        raise InputError(f"decoder_conf.packing: {type(lm).__name__} has an attention of its own; set it to false")
 
 
 def quantization(kind: str | None, dtype: str) -> BitsAndBytesConfig | None:

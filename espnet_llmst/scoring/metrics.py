@@ -2,7 +2,8 @@
 
 Every score is a percentage and comes as ``{"score": float, "signature": str, "ci95": [low, high]}``. BLEU, spBLEU
 and chrF2 grow with quality; TER, WER and CER fall (``FALLING``). ``_lc`` scores lower-cased text, ``_cased`` text
-as it is: sacreBLEU's BLEU and chrF2 heed case by default and its TER does not.
+as it is: sacreBLEU's BLEU and chrF2 heed case by default and its TER does not. ``BLEU_char`` takes characters also
+where BLEU takes words of Chinese, Japanese or Korean, as LLM-SRT's scorer does.
 """
 
 import importlib.util
@@ -14,7 +15,7 @@ from espnet_llmst.cli import InputError
 
 ST_METRICS = ("BLEU", "BLEU_lc", "chrF2", "chrF2_lc", "TER", "TER_cased")
 ASR_METRICS = ("WER", "CER")
-ALL_METRICS = (*ST_METRICS, "spBLEU", *ASR_METRICS)
+ALL_METRICS = (*ST_METRICS, "BLEU_char", "spBLEU", *ASR_METRICS)
 FALLING = frozenset({"TER", "TER_cased", "WER", "CER"})  # the lower the better
 N_BOOTSTRAP = 1000
 SPBLEU_TOKENIZER = "flores200"
@@ -69,6 +70,8 @@ def _need_mecab() -> None:
 def _bleu(name: str, tgt_lang: str, tokenize: str | None):
     from sacrebleu.metrics import BLEU
 
+    if name == "BLEU_char" and base_language(tgt_lang) in UNSPACED_LANGUAGES | {"ko"}:
+        tokenize = "char"
     tokenize = SPBLEU_TOKENIZER if name == "spBLEU" else tokenize or bleu_tokenizer(tgt_lang)
     if tokenize not in BLEU.TOKENIZERS:
         raise InputError(f"sacreBLEU has no tokenizer '{tokenize}', choose from {', '.join(BLEU.TOKENIZERS)}")

@@ -10,15 +10,19 @@ Layout read here::
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from os import curdir
+from os.path import isabs, relpath
 from pathlib import Path
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import atomic_write
+from espnet_llmst.provenance import changed_input
 from espnet_llmst.scoring.metrics import ALL_METRICS
 from espnet_llmst.scoring.score import environment, git_commit
-from espnet_llmst.scoring.tables import load_table, render_table, row_cell
+from espnet_llmst.scoring.tables import is_begun, load_table, render_table
 
 FOUNDATION = "foundation"
 SHUFFLED = "scores_shuffled.json"
@@ -53,8 +57,46 @@ def _natural(path: Path) -> list[list]:
     return [[int(p) if i % 2 else p for i, p in enumerate(pieces)] for pieces in split]
 
 
+def stale_reason(folder: Path) -> str | None:
+    """Why the scores of a decode no longer hold: what it was made from, or scored against, has changed since.
+
+    Recorded paths are relative to the recipe, as the decode's own is, which tells where the recipe lies.
+    """
+    recipe = Path()
+    for file in (folder / "shuffled/decode.json", folder / "decode.json"):
+        info = _read_json(file) if file.is_file() else {}
+        made_as = info.get("output_dir", "")
+        recipe = file.parent / relpath(curdir, made_as) if made_as and not isabs(made_as) else Path()
+        changed = changed_input(info.get("inputs", {}), recipe)
+        if changed:
+            return f"{changed} has changed since this was decoded; run stage 7 again"
+    for path in sorted(folder.glob("scores*.json")):
+        changed = changed_input(_read_scores(path).get("inputs", {}), recipe)
+        if changed:
+            return f"{changed} has changed since this was scored; run stage 8 again"
+    return None
+
+
+def refuse_stale(folders: Sequence[str | Path]) -> None:
+    """Refuse decodes whose scores no longer hold.
+
+    Raises:
+        InputError: naming the first, what has changed, and the remedy.
+    """
+    for folder in map(Path, folders):
+        reason = stale_reason(folder)
+        if reason:
+            raise InputError(f"{folder}: stale, {reason}")
+
+
 def _decode_rows(folder: Path, name: str) -> list[dict]:
-    """Rows of one decoded set: its own scores with the shuffled control, then any other score file."""
+    """Rows of one decoded set: its own scores with the shuffled control, then any other score file.
+
+    Of a stale decode no score is kept, only the reason.
+    """
+    reason = stale_reason(folder)
+    if reason:
+        return [{"name": name, "scores": {}, "shuffled": None, "stale": reason}]
     files = {path.name: _read_scores(path) for path in sorted(folder.glob("scores*.json"))}
     shuffled, scores = files.pop(SHUFFLED, None), files.pop("scores.json", None)
     rows = [{"name": name, "scores": scores or {}, "shuffled": shuffled}] if scores or shuffled else []
@@ -205,7 +247,7 @@ def render_markdown(
             *(line for one in tables for line in render_table(one, experiments)),
         ]
     for experiment, rows in experiments.items():
-        table = [[row["name"], *(_cells(row)[column] for column in COLUMNS)] for row in rows]
+        table = [[_stale_name(row), *(_cells(row)[column] for column in COLUMNS)] for row in rows]
         lines += ["", f"## {expdir.rstrip('/')}/{experiment}", ""]
         lines += [*_markdown_table(("decode/set", *COLUMNS), table), "", *_provenance(rows)]
     if foundation:
@@ -231,13 +273,20 @@ def write_results(
     experiments, foundation = collect_results(expdir, methods), collect_foundation(expdir)
     if not experiments and not foundation:
         raise InputError(f"{expdir}: no scores.json below it, run stages 7 and 8 first")
+    for experiment, rows in experiments.items():
+        for row in rows:
+            if row.get("stale"):
+                print(f"{expdir}/{experiment}/{_stale_name(row)}", file=sys.stderr)
     if out is not None:
-        loaded = [load_table(path) for path in tables]
-        begun = [one for one in loaded if any(row_cell(one, row, experiments) for row in one["rows"])]
+        begun = [one for one in map(load_table, tables) if is_begun(one, experiments)]
         text = render_markdown(experiments, foundation, command=command, expdir=str(expdir), tables=begun)
         with atomic_write(out) as file:
             file.write(text)
     return experiments
+
+
+def _stale_name(row: Mapping) -> str:
+    return f"{row['name']}: stale, {row['stale']}" if row.get("stale") else row["name"]
 
 
 def _elide(text: str, width: int) -> str:

@@ -39,6 +39,7 @@ class Beams:
         self.length_N, self.limit_N = new(rows), new(rows)
         self.done_N = new(rows, value=False, dtype=torch.bool)
         self.generators: list[torch.Generator | None] = [None] * rows
+        self.asks_host = True  # False: `select` is captured, so nothing may depend on what the host reads
 
     def admit(self, rows: slice, limits: torch.Tensor, seeds: list[int]) -> None:
         """Begin new utterances; ``limits`` (rows,) are their most tokens."""
@@ -65,7 +66,7 @@ class Beams:
         if self.options.beam_size == 1:
             return self._greedy(logits_NKV[:, 0].float(), rows)
         score_NC, parent_NC, token_NC = self._candidates(logits_NKV.float(), rows)
-        length_N = self.length_N[rows] + 1
+        length_N = self._next_length(rows)
         ends_NC = (token_NC == self.eos) | (length_N >= self.limit_N[rows])[:, None]
         self._finish(score_NC, parent_NC, token_NC, ends_NC, length_N, rows)
         running_NK, index_NK = (score_NC + ends_NC * NEVER).topk(self.options.beam_size, dim=1)
@@ -74,6 +75,9 @@ class Beams:
         self.running_NK[rows], self.token_NK[rows], self.length_N[rows] = running_NK, token_NK, length_N
         self.done_N[rows] = self._is_done(rows) | ends_NC.all(dim=1)
         return parent_NK
+
+    def _next_length(self, rows: slice) -> torch.Tensor:
+        return (self.length_N[rows] + 1).clamp(max=self.running_NKT.size(2))  # of a row not at work it may be any
 
     def _candidates(self, logits_NKV, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The 2K best continuations of each utterance: score, parent, token, each (N, C)."""
@@ -99,9 +103,8 @@ class Beams:
 
         They are defined on log-probabilities, logits less ``norm_NK``; only those of tokens concerned are computed.
         """
-        options, length_N = self.options, self.length_N[rows]
-        beams = logits_NKV.size(1)
-        for n, length in enumerate(length_N.tolist()):
+        options, beams = self.options, logits_NKV.size(1)
+        for n, length in enumerate(self.length_N[rows].tolist() if options.looks_back else []):
             texts_KT = torch.cat([self.start.expand(beams, -1), self.running_NKT[rows][n, :beams, :length]], dim=1)
             if options.repetition_penalty != 1.0 and texts_KT.size(1):
                 norm_K1, penalty = norm_NK[n, :, None], options.repetition_penalty
@@ -111,15 +114,15 @@ class Beams:
             if options.no_repeat_ngram_size:
                 for k, text in enumerate(texts_KT.tolist()):
                     logits_NKV[n, k, banned_tokens(text, options.no_repeat_ngram_size)] = -torch.inf
-            if length < options.min_new_tokens:
-                logits_NKV[n, :, self.eos] = -torch.inf
+        if options.min_new_tokens:
+            logits_NKV[:, :, self.eos].masked_fill_((self.length_N[rows] < options.min_new_tokens)[:, None], -torch.inf)
 
     def _finish(self, score_NC, parent_NC, token_NC, ends_NC, length_N, rows: slice) -> None:
         """Keep the K best of the finished so far and of those of the K best candidates that end now."""
         options = self.options
         ends_NC = ends_NC.clone()
-        ends_NC[:, options.beam_size :] = False
-        if not bool(ends_NC.any()):
+        ends_NC[:, options.beam_size :].fill_(False)
+        if self.asks_host and not bool(ends_NC.any()):
             return
         new_NC = score_NC / length_N[:, None].to(score_NC.dtype) ** options.length_penalty
         new_NC = new_NC.masked_fill(~ends_NC, NEVER)
@@ -140,7 +143,8 @@ class Beams:
         if options.early_stopping == "never" and options.length_penalty > 0:
             length_N = self.limit_N[rows]
         best_N = self.running_NK[rows][:, 0] / length_N.to(torch.float32) ** options.length_penalty
-        worst_NK = torch.where(self.is_finished_NK[rows], self.finished_NK[rows].min(dim=1, keepdim=True).values, NEVER)
+        worst_N1 = self.finished_NK[rows].min(dim=1, keepdim=True).values
+        worst_NK = worst_N1.expand_as(self.finished_NK[rows]).masked_fill(~self.is_finished_NK[rows], NEVER)
         done_N = ~(best_N[:, None] > worst_NK).any(dim=1)
         if options.early_stopping is True:
             done_N |= self.is_finished_NK[rows].all(dim=1)
@@ -161,13 +165,14 @@ class Beams:
         else:
             token_N1 = logits_NV.argmax(dim=-1, keepdim=True)
         score_N1 = logits_NV.gather(1, token_N1) - logits_NV.logsumexp(dim=-1, keepdim=True)
-        length_N = self.length_N[rows] + 1
+        length_N = self._next_length(rows)
         parent_N1 = torch.zeros_like(token_N1)
         self.running_NKT[rows] = _extended(self.running_NKT[rows], parent_N1, token_N1, length_N)
         self.running_NK[rows] += score_N1
         self.token_NK[rows], self.length_N[rows] = token_N1, length_N
         self.done_N[rows] = (token_N1[:, 0] == self.eos) | (length_N >= self.limit_N[rows])
-        self.finished_NKT[rows], self.is_finished_NK[rows] = self.running_NKT[rows], True
+        self.finished_NKT[rows] = self.running_NKT[rows]
+        self.is_finished_NK[rows].fill_(True)
         self.size_NK[rows] = length_N[:, None]
         self.finished_NK[rows] = self.running_NK[rows] / length_N[:, None] ** self.options.length_penalty
         return parent_N1

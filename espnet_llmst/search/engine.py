@@ -7,6 +7,7 @@ to step, and a finished utterance makes room at once.
 Shapes: N utterances (rows), K beams, L prompt length, D width, V vocabulary.
 """
 
+import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +22,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.search.beams import Beams
+from espnet_llmst.search.graphs import StepRunner
 from espnet_llmst.search.options import SearchOptions
-from espnet_llmst.search.pool import CrossStates, KVPool, at_work, row_positions, shared_states
+from espnet_llmst.search.pool import CrossStates, Extent, KVPool, at_work, row_positions, shared_states
 
 PREFILL_TOKENS = 8192  # prompt positions, padding included, that are computed at a time
 PREFILL_PADDING = 0.1  # most of these that may be padding
@@ -53,6 +55,8 @@ class Engine:
         rows: most utterances at a time.
         kv_memory: bytes that the keys and values of all rows may take; it lowers ``rows``; None for no limit.
         context: opened around every use of the model, e.g. autocast.
+        graphs: steps are static, and on a GPU captured as CUDA graphs (see `StepRunner`). Storage and graphs are then
+            kept for the next decode.
     """
 
     def __init__(
@@ -63,9 +67,11 @@ class Engine:
         rows: int = 16,
         kv_memory: int | None = None,
         context: Callable[[], AbstractContextManager] = nullcontext,
+        graphs: bool = False,
     ) -> None:
         self.lm, self.eos, self.options, self.context = decoder.lm, eos, options, context
-        self.rows, self.kv_memory = rows, kv_memory
+        self.rows, self.kv_memory, self.graphs = rows, kv_memory, graphs
+        self.kept: _Work | None = None
         self.is_seq2seq = bool(self.lm.config.is_encoder_decoder)
         self.core = self.lm.get_decoder() if self.is_seq2seq else self.lm
         configs = [module.config for module in self.lm.modules() if hasattr(module, "config")]
@@ -86,19 +92,28 @@ class Engine:
         waiting.extend(islice(prompts, 4 * self.rows))
         rows = self.rows
         while waiting:
+            work = self._work(waiting, prompts, shared, rows)
             try:
-                work = _Work(self, waiting, prompts, shared, rows)
                 yield from work.run()
+                self.kept = work if self.graphs else None
+                continue
             except torch.OutOfMemoryError:
                 rows = work.rows // 2
-                if not rows:
-                    raise InputError(
-                        "out of memory with one utterance at a time: give more, or shorter speech"
-                    ) from None
-                logging.warning("out of memory: decoding goes on with %d utterances at a time", rows)
-                waiting.extendleft(reversed([prompt for prompt in work.own if prompt is not None]))
-                del work
-                torch.cuda.empty_cache()
+            if not rows:
+                raise InputError("out of memory with one utterance at a time: give more, or shorter speech")
+            logging.warning("out of memory: decoding goes on with %d utterances at a time", rows)
+            waiting.extendleft(reversed([prompt for prompt in work.own if prompt is not None]))
+            del work
+            gc.collect()  # a pool and its layers hold each other
+            torch.cuda.empty_cache()
+
+    def _work(self, waiting: deque, prompts: Iterator[Prompt], shared: torch.Tensor | None, rows: int) -> "_Work":
+        """Rows to work with; those of the last decode when they are large enough."""
+        kept, self.kept = self.kept, None
+        if kept is None or not kept.holds(waiting, shared, rows):
+            return _Work(self, waiting, prompts, shared, rows)
+        kept.begin(waiting, prompts, shared)
+        return kept
 
     def bytes_per_position(self) -> int:
         """What the keys and values of one text position take."""
@@ -118,24 +133,38 @@ class _Work:
     """The rows at work between two out-of-memory errors."""
 
     def __init__(self, engine: Engine, waiting: deque, prompts: Iterator[Prompt], shared, rows: int) -> None:
-        self.engine, self.waiting, self.prompts, self.shared = engine, waiting, prompts, shared
-        self.options, self.device = engine.options, waiting[0].embeds.device
+        self.engine, self.options, self.device = engine, engine.options, waiting[0].embeds.device
         self.longest = max(len(prompt.embeds) for prompt in waiting)
-        self.rows = self._affordable(rows)
+        self.rows = self._affordable(rows, self.longest)
         size = 1 if engine.is_seq2seq else self.longest
         beams = self.options.beam_size
         self.pool = KVPool(engine.num_layers(), self.rows, beams, size, self.device)
         self.start = engine.lm.config.decoder_start_token_id if engine.is_seq2seq else None
         before = [self.start] if engine.is_seq2seq else []
         self.beams = Beams(self.rows, self.options, engine.eos, before, self.device)
-        self.own: list[Prompt | None] = [None] * self.rows
         if engine.is_seq2seq:
             self.pool.cross = CrossStates(engine.num_layers(), self.rows, self.longest)
+        self.runner = StepRunner(self.static_step, self.device) if engine.graphs else None
+        self.has_static_search = not (self.options.looks_back or self.options.do_sample)
+        self.beams.asks_host = not (engine.graphs and self.has_static_search)
+        self.begin(waiting, prompts, shared)
 
-    def _affordable(self, rows: int) -> int:
+    def begin(self, waiting: deque, prompts: Iterator[Prompt], shared: torch.Tensor | None) -> None:
+        """Have no row at work yet."""
+        self.waiting, self.prompts, self.shared = waiting, prompts, shared
+        self.own: list[Prompt | None] = [None] * self.rows
+        self.pool.live = 0
+
+    def holds(self, waiting: deque, shared: torch.Tensor | None, rows: int) -> bool:
+        """Whether this storage serves other prompts as well as new storage would."""
+        longest = max(len(prompt.embeds) for prompt in waiting)
+        same_beginning = self.pool.shared_size == (0 if shared is None else len(shared))
+        return longest <= self.longest and self._affordable(rows, longest) <= self.rows and same_beginning
+
+    def _affordable(self, rows: int, longest: int) -> int:
         if self.engine.kv_memory is None:
             return rows
-        positions = self.longest + self.options.beam_size * self.options.max_new_tokens
+        positions = longest + self.options.beam_size * self.options.max_new_tokens
         return max(1, min(rows, self.engine.kv_memory // (positions * self.engine.bytes_per_position())))
 
     def run(self) -> Iterator[tuple[str, list[tuple[list[int], float]]]]:
@@ -187,17 +216,17 @@ class _Work:
         """Compute the prompts of a group into the rows behind those at work, and their first tokens."""
         pool, first = self.pool, self.pool.live
         rows = slice(first, first + len(group))
-        lengths = torch.tensor([len(prompt.embeds) for prompt in group], device=self.device)
+        sizes = [len(prompt.embeds) for prompt in group]
         embeds_NLD = pad_sequence([prompt.embeds for prompt in group], batch_first=True)
         pool.phase, pool.target = "prefill", rows
         fill = self._fill_seq2seq if self.engine.is_seq2seq else self._fill_causal
-        logits_N1V = fill(embeds_NLD, lengths)
+        logits_N1V = fill(embeds_NLD, torch.tensor(sizes, device=self.device), sizes)
         limits = [min(prompt.limit or self.options.max_new_tokens, self.options.max_new_tokens) for prompt in group]
         seeds = [self.options.seed + _number(prompt.key) for prompt in group]
         self.beams.admit(rows, torch.tensor(limits, device=self.device), seeds)
         self.beams.select(logits_N1V, rows)
 
-    def _fill_causal(self, embeds_NLD: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def _fill_causal(self, embeds_NLD: torch.Tensor, lengths: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         positions = self.pool.shared_size + torch.arange(embeds_NLD.size(1), device=self.device)
         logits_N1V = self.call(
             inputs_embeds=embeds_NLD,
@@ -205,10 +234,10 @@ class _Work:
             past_key_values=self.pool,
             logits_to_keep=lengths[:, None] - 1,
         )
-        self.pool.admit(lengths.tolist())
+        self.pool.admit(sizes)
         return logits_N1V
 
-    def _fill_seq2seq(self, states_NLD: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def _fill_seq2seq(self, states_NLD: torch.Tensor, lengths: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         """The encoder states' keys and values, and the start token."""
         pool, cross = self.pool, DynamicCache()
         pool.padding_NP = torch.arange(states_NLD.size(1), device=self.device) >= lengths[:, None]
@@ -217,24 +246,51 @@ class _Work:
             encoder_outputs=BaseModelOutput(last_hidden_state=states_NLD),
             past_key_values=EncoderDecoderCache(pool, cross),
         )
-        pool.cross.store(pool.target, [(layer.keys, layer.values) for layer in cross.layers], lengths)
+        pool.cross.store(pool.target, [(layer.keys, layer.values) for layer in cross.layers], lengths, sizes)
         pool.admit([1] * len(lengths))
         return logits_N1V
 
     def step(self) -> None:
         """One token for every beam at work."""
-        pool, rows = self.pool, slice(0, self.pool.live)
-        logits_NKV = self.step_logits()
-        pool.advance(self.beams.select(logits_NKV, rows))
+        if self.runner is None:
+            self._choose(self.step_logits())
+        else:
+            self._run_static()
+        self.pool.count_step()
+
+    def _choose(self, logits_NKV: torch.Tensor) -> None:
+        self.pool.advance(self.beams.select(logits_NKV, slice(0, len(logits_NKV))))
+
+    def _run_static(self) -> None:
+        """A static step, and the search after it where that cannot be a part of it."""
+        pool, extent = self.pool, self.pool.rounded()
+        pool.check_window()
+        if pool.reserve(extent.steps):
+            self.runner.forget()
+        pool.live_1.fill_(pool.live)
+        logits_NKV = self.runner.run(extent)
+        if logits_NKV is not None:
+            pool.used = extent  # a replay does not say so itself
+            self._choose(logits_NKV[: pool.live])
+
+    def static_step(self, extent: Extent) -> torch.Tensor | None:
+        """One token for every beam by tensors alone; or only the logits (N, K, V) if the search asks the host."""
+        self.pool.begin_static_step(extent)
+        logits_NKV = self._logits()
+        if not self.has_static_search:
+            return logits_NKV
+        self._choose(logits_NKV)
 
     def step_logits(self) -> torch.Tensor:
         """Logits (N, K, V) of the beams at work after their last tokens."""
+        self.pool.begin_step()
+        return self._logits()
+
+    def _logits(self) -> torch.Tensor:
         pool = self.pool
-        pool.begin_step()
-        token_NK = self.beams.token_NK[: pool.live]
+        token_NK = self.beams.token_NK[: pool.used.rows]
         if not self.engine.is_seq2seq:
             return self.call(input_ids=token_NK, position_ids=pool.position_NK, past_key_values=pool)
-        pool.cross.show(pool.live)
         with row_positions(self.engine.core, pool):
             return self.call(
                 decoder_input_ids=token_NK,
@@ -244,7 +300,7 @@ class _Work:
 
     def _retire(self) -> Iterator[tuple[str, list[tuple[list[int], float]]]]:
         """Results of the utterances that are done; the last row takes a free one's place."""
-        done = self.beams.done_N[: self.pool.live].nonzero()[:, 0].tolist()
+        done = [row for row, is_done in enumerate(self.beams.done_N[: self.pool.live].tolist()) if is_done]
         if done:  # until here the rows at work only grew
             self.engine.peak_bytes = max(self.engine.peak_bytes, self.pool.bytes_in_use())
         for row in reversed(done):
@@ -263,25 +319,30 @@ class _Work:
 def largest_error(engine: Engine) -> tuple[float, torch.dtype]:
     """How far the engine's logits are from the plain forward pass, as a share of the largest, and the type computed in.
 
-    Two prompts of different length, computed together, go two steps with two beams and are then compared beam by beam.
+    Two prompts of different length, computed together, go a few steps with two beams and are then compared beam by
+    beam: the next logits, and the running scores, which are sums over the steps before (of those, the mean error).
+    With graphs the first step runs as it is, the second is captured and replayed, the rest are replayed.
     """
     table = engine.lm.get_input_embeddings()
     generator = torch.Generator().manual_seed(0)
     device = table.weight.device
     ids = [torch.randint(1, table.num_embeddings, (size,), generator=generator).to(device) for size in (10, 9)]
     options = SearchOptions(beam_size=2, max_new_tokens=8, min_new_tokens=7)
-    trial = Engine(engine, engine.eos, options, rows=2, context=engine.context)
+    trial = Engine(engine, engine.eos, options, rows=2, context=engine.context, graphs=engine.graphs)
     prompts = deque(Prompt(str(n), table(one)) for n, one in enumerate(ids))
     work = _Work(trial, prompts, iter(()), None, 2)
     work.prefill(work._group(2))
-    for _ in range(2):
+    steps = 4 if engine.graphs else 2
+    for _ in range(steps):
         work.step()
-    logits_NKV = work.step_logits()
-    errors = [
-        (logits_NKV[n, k].float() - _plain_logits(engine, prompt.embeds, work.beams.running_NKT[n, k, :3])).abs().max()
-        for n, prompt in enumerate(work.own)
-        for k in range(2)
-    ]
+    logits_NKV, errors = work.step_logits(), []
+    for n, prompt in enumerate(work.own):
+        for text_T, score, logits_V in zip(
+            work.beams.running_NKT[n, :, : steps + 1], work.beams.running_NK[n], logits_NKV[n], strict=True
+        ):
+            plain_TV = _plain_logits(engine, prompt.embeds, text_T)
+            plain_score = plain_TV[:-1].log_softmax(dim=-1).gather(1, text_T[:, None]).sum()
+            errors += [(logits_V.float() - plain_TV[-1]).abs().max(), (score - plain_score).abs() / len(text_T)]
     with engine.context():
         mixed = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if mixed else logits_NKV.dtype
@@ -289,14 +350,14 @@ def largest_error(engine: Engine) -> tuple[float, torch.dtype]:
 
 
 def _plain_logits(engine: Engine, embeds_LD: torch.Tensor, text_T: torch.Tensor) -> torch.Tensor:
-    """Logits (V,) after a prompt and a text, without cache."""
+    """Logits (T + 1, V) from the end of a prompt to the end of a text, without cache."""
     with engine.context():
         if engine.is_seq2seq:
             ids = torch.cat([text_T.new_tensor([engine.lm.config.decoder_start_token_id]), text_T])[None]
             states = BaseModelOutput(last_hidden_state=embeds_LD[None])
-            return engine.lm(encoder_outputs=states, decoder_input_ids=ids, use_cache=False).logits[0, -1].float()
+            return engine.lm(encoder_outputs=states, decoder_input_ids=ids, use_cache=False).logits[0].float()
         whole = torch.cat([embeds_LD, engine.lm.get_input_embeddings()(text_T)])[None]
-        return engine.lm(inputs_embeds=whole, use_cache=False).logits[0, -1].float()
+        return engine.lm(inputs_embeds=whole, use_cache=False).logits[0, len(embeds_LD) - 1 :].float()
 
 
 def _number(key: str) -> int:

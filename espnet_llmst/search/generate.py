@@ -34,6 +34,8 @@ class Searcher:
         rows: most utterances at a time.
         kv_memory: bytes for keys and values, see `Engine`.
         context: opened around every use of the model, e.g. autocast.
+        graphs: steps are captured as CUDA graphs. They are checked in the same way; where they do not give the plain
+            forward pass's numbers, the engine goes on without, and a warning says so.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Searcher:
         rows: int = 16,
         kv_memory: int | None = None,
         context: Callable[[], AbstractContextManager] = nullcontext,
+        graphs: bool = False,
     ) -> None:
         self.decoder, self.tokenizer, self.options, self.context = decoder, tokenizer, options, context
-        self.engine = Engine(decoder, tokenizer.eos_token_id, options, rows, kv_memory, context)
+        self.engine = Engine(decoder, tokenizer.eos_token_id, options, rows, kv_memory, context, graphs)
         self.supported: bool | None = None
 
     def decode(self, prompts: Iterable[Prompt], shared: torch.Tensor | None = None) -> Iterator[tuple[str, Nbest]]:
@@ -72,15 +75,25 @@ class Searcher:
             yield from self._generate(chain(list(taken.values()), waiting), shared)
 
     def _check(self) -> bool:
+        reason = self._fault()
+        if reason is not None and self.engine.graphs:
+            self.engine.graphs = False
+            fault, reason = reason, self._fault()
+            if reason is None:
+                logging.warning("cuda_graphs: not used, with them decoding is at fault: %s", fault)
+        if reason is not None:
+            self._warn(reason)
+        return reason is None
+
+    def _fault(self) -> str | None:
+        """Why the engine cannot decode with this model, or None."""
         try:
             error, dtype = largest_error(self.engine)
         except (UnsupportedModelError, RuntimeError, TypeError, AttributeError) as reason:
-            self._warn(str(reason).splitlines()[0])
-            return False
-        if error > TOLERANCE.get(dtype, 0.05):
-            self._warn(f"its attention is not the engine's (logits differ by {error:.2g} of the largest)")
-            return False
-        return True
+            return str(reason).splitlines()[0]
+        if error <= TOLERANCE.get(dtype, 0.05):
+            return None
+        return f"its attention is not the engine's (logits differ by {error:.2g} of the largest)"
 
     def _warn(self, reason: str) -> None:
         name = type(self.decoder.lm).__name__

@@ -54,4 +54,9 @@ class SearchOptions:
     @property
     def changes_scores(self) -> bool:
         """Whether a model's scores are changed before the choice."""
-        return self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0 or self.min_new_tokens > 0
+        return self.looks_back or self.min_new_tokens > 0
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether they are changed by what the text so far holds."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0

@@ -10,6 +10,7 @@ beginning, H heads, G key-value heads, E width of a head, Q queries of a row (be
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -18,11 +19,28 @@ from transformers.cache_utils import CacheLayerMixin, EncoderDecoderCache
 
 ATTENTION = "espnet_llmst_beams"
 GROWTH = 16  # steps by which the pool grows
+WIDTH = 64  # prompt positions to whose multiple an extent is rounded
 _active: list["KVPool"] = []  # the pool at work; transformers offers no way to hand it through every model
 
 
 class UnsupportedModelError(RuntimeError):
     """An attention that the engine does not compute (soft cap, window shorter than the text)."""
+
+
+class Extent(NamedTuple):
+    """What one step computes and reads: so many rows, and so much of each row's storage.
+
+    Args:
+        rows: N.
+        prompt: P, without the shared beginning.
+        steps: of the pool, the new one included.
+        cross: positions of encoder states (seq2seq models).
+    """
+
+    rows: int
+    prompt: int
+    steps: int
+    cross: int = 0
 
 
 class _Layer(CacheLayerMixin):
@@ -50,6 +68,10 @@ class _Layer(CacheLayerMixin):
         return -1
 
 
+def _multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
+
+
 class KVPool(Cache):
     """Storage for at most ``rows`` utterances; those at work occupy the rows from 0 to ``live``.
 
@@ -73,6 +95,9 @@ class KVPool(Cache):
         self.prompts, self.steps = [0] * rows, [0] * rows  # the same, where no GPU has to be asked
         self.ancestor_NKS = torch.zeros(rows, beams, 0, dtype=torch.bool, device=device)
         self.live, self.target, self.shared_size = 0, slice(0, 0), 0
+        self.live_1 = torch.zeros(1, dtype=torch.long, device=device)  # for steps that ask nothing of the host
+        self.used = Extent(0, 0, 0)  # by the step that is computed
+        self.window: int | None = None  # the shortest that a layer looks through
         self.phase = "prefill"  # or "share", "decode"
         self.writing: int | None = None  # layer whose self-attention comes next
         self.row_bias: torch.Tensor | None = None
@@ -90,7 +115,11 @@ class KVPool(Cache):
         """Store new keys and values (rows, G, positions, E) of a layer, by the phase."""
         self.writing = layer
         if self.phase == "share":
-            self.shared_GFE[layer] = [key[0], value[0]]
+            if self.shared_GFE[layer]:  # of an earlier decode: what was captured reads this storage
+                for old, new in zip(self.shared_GFE[layer], (key[0], value[0]), strict=True):
+                    old.copy_(new)
+            else:
+                self.shared_GFE[layer] = [key[0], value[0]]
             return
         if not self.prompt_NGPE[layer]:
             shape = (self.rows, key.size(1), self.prompt_size)
@@ -102,20 +131,21 @@ class KVPool(Cache):
                 self.prompt_NGPE[layer][kind][self.target, :, : new.size(2)] = new
             elif self.common_step is not None:  # all rows are at the same step: a plain copy
                 at = self.common_step * self.beams
-                self.pool_NGSE[layer][kind][: self.live, :, at : at + self.beams] = new
+                self.pool_NGSE[layer][kind][: self.used.rows, :, at : at + self.beams] = new
             else:
                 index = self.slot_NK[:, None, :, None].expand(new.shape)
-                self.pool_NGSE[layer][kind][: self.live].scatter_(2, index, new)
+                self.pool_NGSE[layer][kind][: self.used.rows].scatter_(2, index, new)
 
-    def reserve(self, steps: int) -> None:
-        """Make room for so many steps."""
+    def reserve(self, steps: int) -> bool:
+        """Make room for so many steps; whether the pool was moved for it."""
         missing = steps * self.beams - self.ancestor_NKS.size(2)
         if missing <= 0:
-            return
-        missing = -(-missing // (GROWTH * self.beams)) * GROWTH * self.beams
+            return False
+        missing = _multiple(missing, GROWTH * self.beams)
         self.ancestor_NKS = functional.pad(self.ancestor_NKS, (0, missing))
         for layer in self.pool_NGSE:
             layer[:] = [functional.pad(t, (0, 0, 0, missing)) for t in layer]
+        return True
 
     def admit(self, lengths: list[int]) -> None:
         """The rows behind those at work now hold prompts of these lengths."""
@@ -142,29 +172,65 @@ class KVPool(Cache):
 
     # -- one step -----------------------------------------------------------------------------------------------
 
+    def extent(self) -> Extent:
+        """Of the rows at work, as far as the longest of each kind."""
+        n, cross = self.live, 0 if self.cross is None else max(self.cross.lengths[: self.live])
+        return Extent(n, max(self.prompts[:n]), max(self.steps[:n]) + 1, cross)
+
+    def rounded(self) -> Extent:
+        """The same, larger, so that few different ones occur."""
+        n, prompt, steps, cross = self.extent()
+        rows = 1 << (n - 1).bit_length() if n <= 8 else _multiple(n, 8)
+        cross = 0 if self.cross is None else min(_multiple(cross, WIDTH), self.cross.size)
+        prompt = min(_multiple(prompt, WIDTH), self.prompt_size)
+        return Extent(min(rows, self.rows), prompt, _multiple(steps, GROWTH), cross)
+
     def begin_step(self) -> None:
-        """Prepare positions and masks of one step of all rows at work."""
-        n, device = self.live, self.device
-        step_N, prompt_N = self.step_N[:n], self.prompt_N[:n]
-        longest, first, last = max(self.steps[:n]), min(self.steps[:n]), max(self.prompts[:n])
-        self.reserve(longest + 1)
-        self.phase, self.row_bias = "decode", None
-        self.common_step = longest if first == longest else None
+        """Prepare one step of the rows at work."""
+        n, extent = self.live, self.extent()
+        self.reserve(extent.steps)
+        first = min(self.steps[:n])
+        self.common_step = first if first + 1 == extent.steps else None
+        self._begin(extent, self.prompt_N[:n], self.step_N[:n], min(self.prompts[:n]) < extent.prompt)
+
+    def begin_static_step(self, extent: Extent) -> None:
+        """The same from tensors alone, for a step that is captured; rows behind those at work count as empty."""
+        working_N = torch.arange(extent.rows, device=self.device) < self.live_1
+        self.common_step = None
+        prompt_N, step_N = self.prompt_N[: extent.rows] * working_N, self.step_N[: extent.rows] * working_N
+        self._begin(extent, prompt_N, step_N, True)
+
+    def _begin(self, extent: Extent, prompt_N: torch.Tensor, step_N: torch.Tensor, padded: bool) -> None:
+        """Positions and masks of a step."""
+        n, device = extent.rows, self.device
+        self.used, self.phase, self.row_bias = extent, "decode", None
         self.slot_NK = step_N[:, None] * self.beams + torch.arange(self.beams, device=device)
         self.ancestor_NKS[:n].scatter_(2, self.slot_NK[:, :, None], True)  # a beam sees its own new position
-        self.used_prompt, self.used_pool = last, (longest + 1) * self.beams
         self.position_NK = (self.shared_size + prompt_N + step_N)[:, None].expand(n, self.beams)
-        inside_NP = torch.arange(last, device=device) < prompt_N[:, None]
-        self.hidden_NP = None if min(self.prompts[:n]) == last else ~inside_NP
-        self.hidden_NKS = ~self.ancestor_NKS[:n, :, : self.used_pool]
+        self.hidden_NP = torch.arange(extent.prompt, device=device) >= prompt_N[:, None] if padded else None
+        self.hidden_NKS = ~self.ancestor_NKS[:n, :, : extent.steps * self.beams]
+        if self.cross is not None:
+            self.cross.show(n, extent.cross)
 
     def advance(self, parent_NK: torch.Tensor) -> None:
         """End the step: each beam goes on from its parent."""
-        n, used = self.live, self.used_pool
+        n, used = len(parent_NK), self.used.steps * self.beams
         chosen = self.ancestor_NKS[:n, :, :used].gather(1, parent_NK[:, :, None].expand(-1, -1, used))
         self.ancestor_NKS[:n, :, :used] = chosen
         self.step_N[:n] += 1
-        self.steps[:n] = [step + 1 for step in self.steps[:n]]
+
+    def count_step(self) -> None:
+        """The host's part of `advance`."""
+        self.steps[: self.live] = [step + 1 for step in self.steps[: self.live]]
+
+    def check_window(self, length: int | None = None) -> None:
+        """Refuse texts of ``length`` positions, by default those of the next step, that a window would cut."""
+        if self.window is None:
+            return
+        if length is None:
+            length = max(self.prompts[: self.live]) + max(self.steps[: self.live]) + 1
+        if self.shared_size + length > self.window:
+            raise UnsupportedModelError(f"a sliding window of {self.window} positions, shorter than prompt and answer")
 
     def attend(
         self, layer: int, query_NHKE: torch.Tensor, scale: float, bias_NHKS: torch.Tensor | None
@@ -190,9 +256,9 @@ class KVPool(Cache):
 
     def _segments(self, layer: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Keys and values that the rows at work look at: shared beginning, prompt, pool."""
-        n = self.live
+        n, prompt, pool = self.used.rows, self.used.prompt, self.used.steps * self.beams
         views = [
-            [t[:n, :, : self.used_prompt], p[:n, :, : self.used_pool]]
+            [t[:n, :, :prompt], p[:n, :, :pool]]
             for t, p in zip(self.prompt_NGPE[layer], self.pool_NGSE[layer], strict=True)
         ]
         for kind, shared in enumerate(self.shared_GFE[layer]):
@@ -201,9 +267,9 @@ class KVPool(Cache):
 
     def key_positions(self) -> torch.Tensor:
         """Text position (N, P + S) of every key, for models that look at distances (T5)."""
-        n, device = self.live, self.device
-        prompt_NP = torch.arange(self.used_prompt, device=device).expand(n, -1)
-        pool_NS = self.prompt_N[:n, None] + torch.arange(self.used_pool, device=device) // self.beams
+        n, device = self.used.rows, self.device
+        prompt_NP = torch.arange(self.used.prompt, device=device).expand(n, -1)
+        pool_NS = self.prompt_N[:n, None] + torch.arange(self.used.steps * self.beams, device=device) // self.beams
         return torch.cat([prompt_NP, pool_NS], dim=1)
 
 
@@ -215,8 +281,9 @@ class CrossStates(Cache):
         self.rows, self.size = rows, size
         self.stored: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]
         self.length_N: torch.Tensor | None = None
+        self.lengths = [0] * rows  # the same, where no GPU has to be asked
 
-    def store(self, target: slice, new_layers, lengths: torch.Tensor) -> None:
+    def store(self, target: slice, new_layers, lengths: torch.Tensor, sizes: list[int]) -> None:
         """Take over the keys and values (rows, H, P, E) that a prefill computed."""
         for layer, new in zip(self.stored, new_layers, strict=True):
             if not layer:
@@ -224,21 +291,20 @@ class CrossStates(Cache):
             for tensor, part in zip(layer, new, strict=True):
                 tensor[target, :, : part.size(2)] = part
         if self.length_N is None:
-            self.length_N = lengths.new_zeros(self.rows)
-        self.length_N[target] = lengths
+            self.length_N = lengths.new_ones(self.rows)  # an empty row sees something: no softmax of nothing
+        self.length_N[target], self.lengths[target] = lengths, sizes
 
-    def show(self, live: int) -> None:
-        """Let the model's layers see the first ``live`` rows, as far as the longest of them."""
-        self.used = int(self.length_N[:live].max())
-        places = torch.arange(self.used, device=self.length_N.device)
-        self.hidden_NP = places >= self.length_N[:live, None]
-        self.stand_in = self.stored[0][0][:live, 0, : self.used]  # of the states themselves, which nobody reads
+    def show(self, rows: int, used: int) -> None:
+        """Let the model's layers see the first rows and positions."""
+        places = torch.arange(used, device=self.length_N.device)
+        self.hidden_NP = places >= self.length_N[:rows, None]
+        self.stand_in = self.stored[0][0][:rows, 0, :used]  # of the states themselves, which nobody reads
         for layer, stored in zip(self.layers, self.stored, strict=True):
-            layer.keys, layer.values = (t[:live, :, : self.used] for t in stored)
+            layer.keys, layer.values = (t[:rows, :, :used] for t in stored)
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
-        length = int(self.length_N[source])
+        length = self.lengths[target] = self.lengths[source]
         for layer in self.stored:
             for tensor in layer:
                 tensor[target, :, :length] = tensor[source, :, :length]
@@ -269,21 +335,17 @@ def attention(module, query, key, value, attention_mask, scaling=None, dropout=0
     pool = _active[-1]
     scale = query.size(-1) ** -0.5 if scaling is None else scaling
     layer, pool.writing = pool.writing, None
-    window = options.get("sliding_window")
+    if (window := options.get("sliding_window")) is not None:
+        pool.window = min(window, pool.window or window)
     if layer is None:
         return _cross_attention(pool, query, key, value, attention_mask, scale), None
     if pool.phase != "decode":
-        _check_window(window, pool.shared_size + query.size(2))
+        pool.check_window(query.size(2))
         return _causal_attention(pool, layer, query, key, value, scale, position_bias), None
-    _check_window(window, pool.shared_size + max(pool.prompts[: pool.live]) + max(pool.steps[: pool.live]) + 1)
+    pool.check_window()
     if getattr(module, "has_relative_attention_bias", False):  # T5: the first layer's bias serves all
         pool.row_bias = _relative_bias(module, pool)
     return pool.attend(layer, query, scale, pool.row_bias), None
-
-
-def _check_window(window: int | None, length: int) -> None:
-    if window is not None and length > window:
-        raise UnsupportedModelError(f"a sliding window of {window} positions, shorter than prompt and answer")
 
 
 def _causal_attention(pool, layer, query, key, value, scale, bias) -> torch.Tensor:

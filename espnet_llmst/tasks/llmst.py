@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import itertools
 import logging
 import multiprocessing
 import os
@@ -11,13 +12,14 @@ from pathlib import Path
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.class_choices import ClassChoices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str_or_none
+from espnet2.utils.types import int_or_none, str_or_none
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_llmst.cli import InputError, run
@@ -38,6 +40,7 @@ from espnet_llmst.train.checkpoint import write_atomically
 from espnet_llmst.train.collate import collate
 from espnet_llmst.train.preprocessor import LLMSTPreprocessor
 from espnet_llmst.train.schedulers import WarmupCosine, WarmupLinear
+from espnet_llmst.train.token_batches import TOKENS, fill_batches, read_sizes
 from espnet_llmst.train.trainer import LLMSTTrainer
 
 encoder_choices = ClassChoices(
@@ -85,6 +88,7 @@ class LLMSTTask(AbsTask):
         group.add_argument("--trainable", nargs="*", default=["postencoder"], help="Parts that are trained")
         group.add_argument("--mixture", default=[], help="Tasks and directions of the training data (YAML only)")
         group.add_argument("--init_from", type=str_or_none, help="'previous' phase or a checkpoint (run.sh)")
+        group.add_argument("--batch_frames", type=int_or_none, help="Encoder frames of a batch (batch_type tokens)")
         conf = get_default_kwargs(ESPnetLLMSTModel)
         group.add_argument("--model_conf", action=NestedDictAction, default=conf, help="See ESPnetLLMSTModel")
         for choices in cls.class_choices_list:
@@ -127,6 +131,7 @@ class LLMSTTask(AbsTask):
             )
         model = ESPnetLLMSTModel(encoder, postencoder, decoder, **args.model_conf)
         set_trainable(model, args.trainable)
+        model.placed_later = ranks.is_distributed() and args.fsdp
         return model
 
     @classmethod
@@ -147,6 +152,27 @@ class LLMSTTask(AbsTask):
             yaml_no_alias_safe_dump(vars(args), file, indent=4, sort_keys=False)
         for criterion in args.best_model_criterion:
             write_atomically(directory / f"{'.'.join(criterion[:2])}.best.pth", {})
+
+    @classmethod
+    def build_sequence_iter_factory(cls, args: argparse.Namespace, iter_options, mode: str):
+        """ESPnet's, and that of ``batch_type: tokens``; every rank takes its part of every batch."""
+        if iter_options.batch_type != TOKENS:
+            return super().build_sequence_iter_factory(args, iter_options, mode)
+        size = ranks.size() if iter_options.distributed else 1
+        batches = token_batches(args, iter_options.shape_files, iter_options.batch_bins, size)
+        rows = [len(batch) for batch in batches]
+        logging.info(f"[{mode}] {len(rows)} batches of {min(rows)} to {max(rows)} utterances")
+        batches = [batch[ranks.rank() :: size] for batch in batches] if size > 1 else batches
+        return SequenceIterFactory(
+            dataset=cls.build_dataset(args, iter_options, set(itertools.chain(*batches))),
+            batches=batches,
+            seed=args.seed,
+            num_iters_per_epoch=iter_options.num_iters_per_epoch,
+            shuffle=iter_options.train,
+            num_workers=args.num_workers,
+            collate_fn=iter_options.collate_fn,
+            pin_memory=args.ngpu > 0,
+        )
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model):
@@ -176,20 +202,39 @@ def build_preprocessor(args: argparse.Namespace, train: bool) -> LLMSTPreprocess
     return LLMSTPreprocessor(conf["model"], args.prompt, train, conf.get("added_tokens") or ())
 
 
-def updates_of_phase(args: argparse.Namespace) -> int:
-    """Optimizer updates of ``args.max_epoch`` epochs, counted with ESPnet's own batch sampler."""
-    batches = args.num_iters_per_epoch or len(
-        build_batch_sampler(
-            type=args.batch_type,
-            shape_files=args.train_shape_file,
-            batch_size=args.batch_size,
-            batch_bins=args.batch_bins,
-            fold_lengths=args.fold_length,
-            sort_in_batch=args.sort_in_batch,
-            sort_batch=args.sort_batch,
-            drop_last=args.drop_last_iter,
-            # As in ESPnet's build_sequence_iter_factory: every rank gets a part of every batch.
-            min_batch_size=ranks.size() if args.distributed else args.min_batch_size,
-        )
+def token_batches(args: argparse.Namespace, shape_files: list[str], bins: int, size: int) -> list[tuple[str, ...]]:
+    """The batches of ``batch_type: tokens``, for so many processes.
+
+    Raises:
+        InputError: an option that would not let the limits hold, or another kind of shape file.
+    """
+    if args.shuffle_within_batch:
+        raise InputError("shuffle_within_batch: mixes lengths, so batch_bins would not hold; remove it")
+    batches = fill_batches(read_sizes(shape_files[0]), bins, args.batch_frames, size)
+    return batches[:-1] if args.drop_last_iter and len(batches) > 1 else batches
+
+
+def training_batches(args: argparse.Namespace) -> list[tuple[str, ...]]:
+    """The training batches of an epoch, as `build_sequence_iter_factory` makes them."""
+    size = ranks.size() if args.distributed else 1
+    if args.batch_type == TOKENS:
+        return token_batches(args, args.train_shape_file, args.batch_bins, size)
+    sampler = build_batch_sampler(
+        type=args.batch_type,
+        shape_files=args.train_shape_file,
+        batch_size=args.batch_size,
+        batch_bins=args.batch_bins,
+        fold_lengths=args.fold_length,
+        sort_in_batch=args.sort_in_batch,
+        sort_batch=args.sort_batch,
+        drop_last=args.drop_last_iter,
+        # As in ESPnet's build_sequence_iter_factory: every rank gets a part of every batch.
+        min_batch_size=size if args.distributed else args.min_batch_size,
     )
+    return list(sampler)
+
+
+def updates_of_phase(args: argparse.Namespace) -> int:
+    """Optimizer updates of ``args.max_epoch`` epochs."""
+    batches = args.num_iters_per_epoch or len(training_batches(args))
     return max(1, args.max_epoch * (batches // args.accum_grad))  # ESPnet counts accumulation per epoch

@@ -8,17 +8,19 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from espnet_llmst.train.ranks import any_rank, is_distributed
+from espnet_llmst.train.ranks import any_rank, gather, is_distributed
 from espnet_llmst.train.rng import set_rng_state
 from espnet_llmst.train.sigterm import EXIT_STATUS, Sigterm
 
 
 def count_batches(loader: Iterable) -> int | None:
-    """Batches of a whole epoch, when the loader knows."""
+    """Batches of a whole epoch, when the loader knows; of several ranks that with the fewest ends it for all."""
     try:
-        return len(loader)
+        count = len(loader)
     except TypeError:
-        return None
+        count = None
+    counts = gather(count)
+    return None if None in counts else min(counts)
 
 
 def remaining_batches(loader: Iterable, done: int, rng: dict[str, Any] | None) -> Iterator:

@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,19 @@ def save_checkpoint(directory: Path, state: dict) -> None:
     _sync(directory)
 
 
+def part_names(place: tuple[int, int], size: int) -> list[str]:
+    """File names of the processes' parts of a checkpoint after a batch of an epoch, by rank."""
+    return [f"checkpoint.{place[0]}-{place[1]}.{rank}of{size}.pth" for rank in range(size)]
+
+
+def remove_parts(directory: Path, places: Iterable[tuple[int, int]]) -> None:
+    """Remove all parts but those of the given places."""
+    kept = tuple(f"checkpoint.{epoch}-{batch}." for epoch, batch in places)
+    for path in directory.glob("checkpoint.*-*.*of*.pth*"):
+        if not path.name.startswith(kept):
+            path.unlink()
+
+
 def load_checkpoint(directory: Path) -> dict | None:
     """The newest checkpoint that is whole, on the CPU; None when there is none.
 
@@ -111,16 +124,29 @@ def load_checkpoint(directory: Path) -> dict | None:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """One checkpoint file, its check sums verified.
+    """One checkpoint file, its check sums and those of its parts verified.
 
     Raises:
         InputError: it is whole, but not a checkpoint of this trainer.
         OSError, RuntimeError, EOFError, zipfile.BadZipFile: it is damaged.
     """
+    _verify(path)
+    state = read_verified(path)
+    for name in state.get("parts", ()):
+        _verify(path.with_name(name))
+    return state
+
+
+def _verify(path: Path) -> None:
+    """Compare check sums, which torch itself does not look at."""
     with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()  # torch itself does not look at the sums
+        broken = archive.testzip()
     if broken is not None:
-        raise zipfile.BadZipFile(f"check sum of {broken}")
+        raise zipfile.BadZipFile(f"check sum of {broken} in {path.name}")
+
+
+def read_verified(path: Path) -> dict:
+    """One checkpoint file, on the CPU; raises InputError, see `read_checkpoint`."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -1,6 +1,7 @@
 """A phase's training data: the tasks and directions of its ``mixture:`` materialised from formatted sets."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,26 +71,28 @@ def decode_task(parts: list[Part]) -> str:
     return next((task for task in ("st", "srt", "smt", "asr") if task in tasks), "mt")
 
 
-def find_set(data_dir: Path, split: str, part: Part) -> str:
+def find_set(data_dir: Path, split: str, part: Part, near: Sequence[str] = ()) -> str:
     """Name of the set below ``data_dir`` that holds a part's speech and texts.
 
-    Transcription reads ``<split>.<src>`` or the first set of any direction from that language.
+    Transcription reads ``<split>.<src>``, or the first set of a direction from that language: of those in ``near``,
+    so that a set which another method brings is not taken in its place, and then of any.
     """
     if part.task != "asr":
         name = f"{split}.{part.src}-{part.tgt}"
         if not (data_dir / name).is_dir():
             raise InputError(f"{data_dir / name} is missing: run stages 1 to 3 with --directions {part.src}-{part.tgt}")
         return name
-    candidates = [data_dir / f"{split}.{part.src}", *sorted(data_dir.glob(f"{split}.{part.src}-*"))]
+    close = [data_dir / f"{split}.{one}" for one in sorted(near) if parse_direction(one)[0] == part.src]
+    candidates = [data_dir / f"{split}.{part.src}", *close, *sorted(data_dir.glob(f"{split}.{part.src}-*"))]
     found = next((path for path in candidates if path.is_dir()), None)
     if found is None:
         raise InputError(f"{data_dir}/{split}.{part.src}-*: no set with {part.src} speech; run stages 1 to 3")
     return found.name
 
 
-def find_sets(data_dir: Path, split: str, parts: list[Part]) -> list[str]:
+def find_sets(data_dir: Path, split: str, parts: list[Part], near: Sequence[str] = ()) -> list[str]:
     """The sets that a mixture needs, each once."""
-    return list(dict.fromkeys(find_set(data_dir, split, part) for part in parts))
+    return list(dict.fromkeys(find_set(data_dir, split, part, near) for part in parts))
 
 
 def _read_text(set_dir: Path, lang: str) -> dict[str, str]:
@@ -147,7 +150,9 @@ def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[st
     return tables
 
 
-def make_mix(dump_dir: Path, split: str, parts: list[Part], template: Template, out_dir: Path) -> dict[Part, int]:
+def make_mix(
+    dump_dir: Path, split: str, parts: list[Part], template: Template, out_dir: Path, near: Sequence[str] = ()
+) -> dict[Part, int]:
     """Write the tables of all parts to ``out_dir``; returns the number of examples of each part.
 
     mt needs no audio: its examples keep their ``wav.scp`` or ``feats.scp`` line for ESPnet's sake, the preprocessor
@@ -158,7 +163,7 @@ def make_mix(dump_dir: Path, split: str, parts: list[Part], template: Template, 
     merged: dict[str, dict[str, str]] = {name: {} for name in MIX_FILES}
     counts = {}
     for part in parts:
-        tables = mix_part(dump_dir / find_set(dump_dir, split, part), part, template)
+        tables = mix_part(dump_dir / find_set(dump_dir, split, part, near), part, template)
         counts[part] = len(tables["utt2task"])
         for name, table in tables.items():
             merged[name].update(table)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+import torch
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
@@ -25,14 +26,15 @@ def report_epoch(training: Training, writers: dict) -> None:
         reporter.wandb_log()
 
 
-def write_model(training: Training) -> None:
+def write_model(training: Training, state: dict) -> None:
     """``<n>epoch.pth``, ``latest.pth`` and ``<part>.<value>.best.pth``; files that are no longer needed go.
 
+    ``state`` is the model's, gathered from all ranks.
     Doing this again after a kill gives the same files.
     """
     directory, epoch, reporter = training.directory, training.epoch, training.reporter
     name = f"{epoch}epoch.pth"
-    write_atomically(directory / name, training.model.state_dict())
+    write_atomically(directory / name, in_dtype(state, training.options.save_dtype))
     link_atomically(directory / "latest.pth", name)
     improved = []
     for part, value, mode in _criteria(training):
@@ -50,6 +52,12 @@ def write_model(training: Training) -> None:
     if interval > 0 and epoch % interval == 0:
         average(training, suffix=f"till{epoch}epoch")
     _remove_models(training)
+
+
+def in_dtype(state: dict[str, torch.Tensor], name: str | None) -> dict[str, torch.Tensor]:
+    """The floating-point tensors of a model in the dtype of that name; None: as they are."""
+    dtype = name and getattr(torch, name)
+    return {key: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for key, tensor in state.items()}
 
 
 def average(training: Training, suffix: str | None = None) -> None:

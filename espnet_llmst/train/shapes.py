@@ -1,5 +1,6 @@
-"""Sizes of training examples, by which ESPnet's samplers fill batches: speech frames and text tokens."""
+"""Sizes of training examples, by which samplers fill batches: speech frames, text tokens, positions."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from espnet_llmst.datadir.kaldi import read_table, write_table
@@ -8,17 +9,25 @@ from espnet_llmst.prompt import Template, encode_prompt, encode_target, render_p
 SAMPLES_PER_FRAME = 320  # 20 ms, the frame of every supported speech encoder
 
 
-def write_shapes(mix_dir: Path, out_dir: Path, template: Template, tokenizer) -> dict[str, float]:
+def write_shapes(
+    mix_dir: Path,
+    out_dir: Path,
+    template: Template,
+    tokenizer,
+    measure: Callable[[int], tuple[int, int]] | None = None,
+) -> dict[str, float]:
     """Write ``speech_shape`` (20 ms frames) and ``text_shape`` (prompt and target tokens) of a mix.
 
-    With ``batch_type: numel`` a batch then holds at most ``batch_bins`` positions, padding included.
+    ESPnet's ``batch_type: numel`` fills batches by their sum. With ``measure`` (`espnet_llmst.summary.speech_sizes`)
+    also ``position_shape``, for ``batch_type: tokens``: vectors and tokens that the language model reads, and frames
+    that the encoder computes. A text-only example (mt) has no vectors and counts as one frame.
     Computed from the tables alone: no audio is read. Returns means for the log.
     """
     samples, tasks = read_table(mix_dir / "utt2num_samples"), read_table(mix_dir / "utt2task")
     texts = read_table(mix_dir / "text")
     transcripts = read_table(mix_dir / "transcript") if (mix_dir / "transcript").exists() else {}
     prompt_sizes: dict[tuple[str, str], int] = {}
-    frames, tokens = {}, {}
+    frames, tokens, positions = {}, {}, {}
     for uid, text in texts.items():
         key = (tasks[uid], transcripts.get(uid, ""))
         if key not in prompt_sizes:
@@ -27,7 +36,13 @@ def write_shapes(mix_dir: Path, out_dir: Path, template: Template, tokenizer) ->
         reads_speech = not tasks[uid].startswith("mt ")
         frames[uid] = max(1, int(samples[uid]) // SAMPLES_PER_FRAME if reads_speech else 1)
         tokens[uid] = prompt_sizes[key] + len(encode_target(tokenizer, text))
-    out_dir.mkdir(parents=True, exist_ok=True)
+        if measure:
+            vectors, computed = measure(int(samples[uid])) if reads_speech else (0, 1)
+            positions[uid] = f"{vectors + tokens[uid]},{computed}"
     write_table(out_dir / "speech_shape", {uid: str(n) for uid, n in frames.items()})
     write_table(out_dir / "text_shape", {uid: str(n) for uid, n in tokens.items()})
+    if measure:
+        write_table(out_dir / "position_shape", positions)
+    else:
+        (out_dir / "position_shape").unlink(missing_ok=True)  # of earlier settings
     return {"frames": sum(frames.values()) / len(frames), "tokens": sum(tokens.values()) / len(tokens)}

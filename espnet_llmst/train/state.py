@@ -13,12 +13,22 @@ from espnet2.train.trainer import TrainerOptions
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.train import ranks
-from espnet_llmst.train.checkpoint import NEWEST, load_checkpoint, plain, read_checkpoint, save_checkpoint
+from espnet_llmst.train.checkpoint import (
+    NEWEST,
+    load_checkpoint,
+    part_names,
+    plain,
+    read_verified,
+    remove_parts,
+    save_checkpoint,
+    write_atomically,
+)
+from espnet_llmst.train.fsdp import joined, split
 from espnet_llmst.train.reports import load_reporter, load_statistics, reporter_state, statistics_state
 from espnet_llmst.train.rng import get_rng_state
 
 KEYS = {"model", "optimizers", "schedulers", "scaler", "reporter", "epoch", "batch", "batches", "updates"}
-KEYS |= {"accum_grad", "statistics", "gradients", "rng", "curve"}
+KEYS |= {"accum_grad", "statistics", "gradients", "rng", "curve", "parts"}
 
 
 @dataclass
@@ -28,7 +38,7 @@ class Training:
     ``parallel`` is the model as it is called (under DDP, its wrapper). ``epoch`` is in work, ``batch`` of its
     ``batches`` are done, ``updates`` of its updates had a finite gradient. ``statistics`` are of its batches;
     ``curve`` holds (batches since the beginning, loss, learning rate) at every line of the log.
-    ``rng`` are the generators' states to go on from in the middle of an epoch.
+    ``rng`` are the generators' states to go on from in the middle of an epoch. ``current`` is the batch in work.
     """
 
     model: torch.nn.Module
@@ -48,6 +58,7 @@ class Training:
     curve: list[list[float]] = field(default_factory=list)
     rng: dict[str, Any] | None = None
     saved: tuple[int, int] | None = None
+    current: tuple[list[str], dict[str, torch.Tensor]] | None = None
 
     @property
     def directory(self) -> Path:
@@ -58,6 +69,11 @@ class Training:
     def device(self) -> str:
         """Where batches go."""
         return "cuda" if self.options.ngpu > 0 else "cpu"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether every process has only its part of the model (``fsdp``); alone it has all."""
+        return self.options.fsdp and ranks.is_distributed()
 
 
 def start_epoch(training: Training, batches: int | None) -> None:
@@ -106,6 +122,7 @@ def capture(training: Training) -> dict[str, Any]:
         "gradients": {name: p.grad for name, p in parameters if p.grad is not None},
         "rng": ranks.gather(get_rng_state()),
         "curve": training.curve,
+        "parts": [],
     }
     return plain(state)
 
@@ -116,9 +133,31 @@ def save(training: Training) -> None:
     if training.saved == place:
         return
     state = capture(training)
+    if training.sharded:
+        state = _save_part(training, state, place)
     if ranks.rank() == 0:
         save_checkpoint(training.directory, state)
+        if training.sharded:
+            remove_parts(training.directory, [place, *filter(None, [training.saved])])
+    ranks.wait_for_all()  # torchrun ends them all when the first ends
     training.saved = place
+
+
+def _save_part(training: Training, state: dict[str, Any], place: tuple[int, int]) -> dict[str, Any]:
+    """Write this rank's tensors beside the checkpoint; returns what is to stand in the checkpoint itself.
+
+    Raises:
+        InputError: a rank could not write; the last checkpoint and its parts are untouched.
+    """
+    own, rest = split(state)
+    names, failure = part_names(place, ranks.size()), None
+    try:
+        write_atomically(training.directory / names[ranks.rank()], own)
+    except InputError as error:
+        failure = error
+    if ranks.any_rank(failure is not None, training.device):
+        raise failure or InputError(f"{training.directory}: another process could not write its part of the checkpoint")
+    return {**rest, "parts": names}
 
 
 def resume(training: Training) -> bool:
@@ -131,7 +170,7 @@ def resume(training: Training) -> bool:
     state = load_checkpoint(directory) if ranks.rank() == 0 else None
     ranks.wait_for_all()
     if ranks.rank() > 0 and (directory / NEWEST).exists():
-        state = read_checkpoint(directory / NEWEST)
+        state = read_verified(directory / NEWEST)
     if state is None:
         return False
     try:
@@ -151,6 +190,12 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         ValueError, RuntimeError: a key or a tensor is missing, unknown or of another shape.
     """
     _check_keys(state, KEYS, "keys")
+    if len(state["parts"]) != (ranks.size() if training.sharded else 0):
+        written, now = len(state["parts"]) or "no", ranks.size() if training.sharded else "none"
+        raise ValueError(f"fsdp split it into {written} parts, this training has {now}: start it as it was begun")
+    if training.sharded:
+        own = read_verified(training.directory / state["parts"][ranks.rank()])
+        state = {**state, **joined(training, own)}
     if (state["batch"] or state["gradients"]) and state["accum_grad"] != training.options.accum_grad:
         raise ValueError(f"accum_grad was {state['accum_grad']} when it was written")
     training.model.load_state_dict(state["model"])

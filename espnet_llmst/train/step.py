@@ -9,9 +9,23 @@ from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from espnet2.torch_utils.add_gradient_noise import add_gradient_noise
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.torch_utils.recursive_op import recursive_average
+from torch.distributed.tensor import DTensor
 
 from espnet_llmst.train import ranks
 from espnet_llmst.train.state import Training
+
+
+def until_update(training: Training) -> contextlib.AbstractContextManager:
+    """Around `add_gradients`: DDP adds up the gradients of all ranks once in a window of ``accum_grad`` batches.
+
+    Also at an epoch's end, so that what is left over for the next window is the same on all ranks and in a checkpoint.
+    FSDP does it for every batch: whole gradients of a large model are what it is there to avoid.
+    """
+    parallel, done = training.parallel, training.batch + 1
+    whole = done % training.options.accum_grad == 0 or training.batches in (None, done)
+    if whole or not isinstance(parallel, torch.nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    return parallel.no_sync()
 
 
 def add_gradients(training: Training, utt_ids: list[str], batch: dict[str, torch.Tensor]) -> float:
@@ -28,7 +42,7 @@ def add_gradients(training: Training, utt_ids: list[str], batch: dict[str, torch
         if ranks.is_distributed():
             loss = (loss * weight.type(loss.dtype)).sum()
             stats, weight = recursive_average(stats, weight, True)
-            loss = loss / weight * ranks.size()  # DDP divides gradients by the number of ranks
+            loss = loss / weight * ranks.size()  # DDP and FSDP divide gradients by the number of ranks
         loss = loss / training.options.accum_grad
     statistics.register(stats, weight)
     with statistics.measure_time("backward_time"):
@@ -47,6 +61,8 @@ def update(training: Training) -> None:
     norm = torch.nn.utils.clip_grad_norm_(
         training.parallel.parameters(), max_norm=options.grad_clip, norm_type=options.grad_clip_type
     )
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
     if torch.isfinite(norm):
         clipped = 100.0 if norm > options.grad_clip else 0.0
         scale = scaler.get_scale() if scaler else 1.0

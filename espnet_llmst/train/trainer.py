@@ -22,16 +22,21 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str2bool
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.train import ranks
 from espnet_llmst.train.batches import count_batches, leave_on, remaining_batches, together
 from espnet_llmst.train.checkpoint import NEWEST, PREVIOUS
+from espnet_llmst.train.fsdp import full_state, shard
+from espnet_llmst.train.out_of_memory import memory_advice, noted
 from espnet_llmst.train.progress import Clock, advance, log_batches, log_interval, progress_bar
 from espnet_llmst.train.results import average, report_epoch, write_model
 from espnet_llmst.train.sigterm import EXIT_STATUS, Sigterm, note_sigterm
 from espnet_llmst.train.state import Training, next_epoch, resume, save, start_epoch
-from espnet_llmst.train.step import add_gradients, register_rates, update
+from espnet_llmst.train.step import add_gradients, register_rates, until_update, update
+from espnet_llmst.train.valid_bleu import check_valid_bleu, register_bleu
 
 UNSUPPORTED = {
     "use_adapter": "write lora: into encoder_conf or decoder_conf",
@@ -46,6 +51,13 @@ class LLMSTTrainerOptions(TrainerOptions):
     """ESPnet's options of training, and ours."""
 
     save_interval_iters: int
+    save_dtype: str | None
+    batch_type: str
+    batch_size: int
+    batch_bins: int
+    batch_frames: int | None
+    fsdp: bool
+    valid_bleu: dict
 
 
 class LLMSTTrainer(Trainer):
@@ -60,6 +72,25 @@ class LLMSTTrainer(Trainer):
             default=1000,
             help="Updates between two checkpoints within an epoch, from which a killed training goes on; 0: none",
         )
+        parser.add_argument(
+            "--save_dtype",
+            choices=[None, "bfloat16"],
+            help="Of the model files (<n>epoch.pth); bfloat16 halves them, and what computes in bfloat16 loses nothing "
+            "but the next phase's or an average's last digits. checkpoint.pth stays exact",
+        )
+        parser.add_argument(
+            "--fsdp",
+            type=str2bool,
+            default=False,
+            help="Split parameters, gradients and optimizer state over the processes (for full fine-tuning)",
+        )
+        parser.add_argument(
+            "--valid_bleu",
+            action=NestedDictAction,
+            default={},
+            help="Decode so many validation utterances after each epoch and report valid.bleu, e.g. utterances=50; "
+            "other keys are options of the search, e.g. beam_size=1",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> LLMSTTrainerOptions:
@@ -71,8 +102,13 @@ class LLMSTTrainer(Trainer):
         for name, remedy in UNSUPPORTED.items():
             if getattr(args, name):
                 raise InputError(f"{name}: not supported here ({remedy})")
+        if args.save_dtype not in (None, "bfloat16"):  # ESPnet does not check what stands in YAML
+            raise InputError(f"save_dtype: '{args.save_dtype}' must be bfloat16 or null")
         if args.save_interval_iters < 0 or args.accum_grad < 1:
             raise InputError("save_interval_iters must be 0 or more, accum_grad 1 or more")
+        for name in ("use_amp", "grad_noise", "ddp_comm_hook"):
+            if args.fsdp and getattr(args, name):
+                raise InputError(f"{name}: not with fsdp (model_conf: {{autocast: bfloat16}} is mixed precision)")
         return build_dataclass(LLMSTTrainerOptions, args)
 
     @classmethod
@@ -90,13 +126,17 @@ class LLMSTTrainer(Trainer):
         """Train to ``max_epoch`` or until ``patience`` ends, from the newest checkpoint on with ``resume``.
 
         Raises:
-            InputError: a checkpoint that does not fit, a full disk, an epoch without a finite gradient.
+            InputError: a checkpoint that does not fit, a full disk, an epoch without a finite gradient, a batch for
+                which the GPU's memory does not suffice.
             SystemExit: 143 after SIGTERM, when all is saved.
         """
         if plot_attention_iter_factory is not None:
             raise InputError("num_att_plot: attention of foundation models cannot be plotted; set it to 0")
         scaler = torch.amp.GradScaler("cuda") if trainer_options.use_amp else None
         training = Training(model, optimizers, schedulers, scaler, trainer_options, distributed_option)
+        if training.sharded:
+            shard(model, optimizers, training.device)
+        check_valid_bleu(training, valid_iter_factory)
         begin(training)
         training.parallel = parallelise(model, trainer_options, distributed_option)
         factories = {"train": train_iter_factory, "valid": valid_iter_factory}
@@ -108,6 +148,8 @@ class LLMSTTrainer(Trainer):
                     leave_if_asked(training, sigterm)
             if ranks.rank() == 0:
                 average(training)
+        except torch.OutOfMemoryError as error:
+            raise InputError(memory_advice(training)) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -134,15 +176,18 @@ class LLMSTTrainer(Trainer):
         with training.reporter.observe("valid") as reporter:
             cls.validate_one_epoch(
                 model=training.parallel,
-                iterator=leave_on(sigterm, factories["valid"].build_iter(epoch)),
+                iterator=noted(training, leave_on(sigterm, factories["valid"].build_iter(epoch))),
                 reporter=reporter,
                 options=options,
                 distributed_option=training.distributed_option,
             )
+            if options.valid_bleu:
+                register_bleu(training, factories["valid"], reporter)
         step_epoch_schedulers(training)
+        state = full_state(training.model) if training.sharded else training.model.state_dict()
         if ranks.rank() == 0:
             report_epoch(training, writers)
-            write_model(training)
+            write_model(training, state)
         next_epoch(training)
         save(training)
 
@@ -167,7 +212,7 @@ def begin(training: Training) -> None:
 def parallelise(
     model: torch.nn.Module, options: TrainerOptions, distributed_option: DistributedOption
 ) -> torch.nn.Module:
-    """The model as it is called: under DDP when there are several processes.
+    """The model as it is called: under DDP when there are several processes that each have the whole of it.
 
     Raises:
         InputError: several GPUs in one process.
@@ -175,6 +220,8 @@ def parallelise(
     if not distributed_option.distributed:
         if options.ngpu > 1:
             raise InputError("ngpu: several GPUs need a process each: --multiprocessing_distributed true, or torchrun")
+        return model
+    if options.fsdp:
         return model
     device = [torch.cuda.current_device()] if options.ngpu > 0 else None
     parallel = torch.nn.parallel.DistributedDataParallel(
@@ -225,12 +272,13 @@ def train_epoch(training: Training, loader, writer, clock: Clock, sigterm: Sigte
     if training.batches is not None and training.batches < accum_grad:
         raise InputError(f"accum_grad {accum_grad} is more than the {training.batches} batches of an epoch: no update")
     training.parallel.train()
-    batches = together(remaining_batches(loader, training.batch, training.rng), training.device)
+    batches = noted(training, together(remaining_batches(loader, training.batch, training.rng), training.device))
     training.rng = None
     started, tokens = time.perf_counter(), 0.0
     with progress_bar(training) as bar:
         for utt_ids, batch in training.statistics.measure_iter_time(batches, "iter_time"):
-            tokens += add_gradients(training, utt_ids, batch)
+            with until_update(training):
+                tokens += add_gradients(training, utt_ids, batch)
             training.batch += 1
             clock.trained += 1
             whole = training.batch % accum_grad == 0

@@ -147,6 +147,28 @@ def test_prompts_without_speech_mix_with_those_that_have_it(build_model, batch):
     torch.testing.assert_close(mixed[1], model.decoder.embed(row(batch, 1)["prefix"])[0])
 
 
+SMALL = {"num_layers": 2, "width": 16, "heads": 2, "ffn": 32}
+CONNECTORS = {
+    "mlp": {},
+    "conv_linear": {"channels": 16},
+    "qformer": {**SMALL, "num_queries": 3},
+    "subsampler_transformer": {**SMALL, "channels": 16},
+}
+
+
+@pytest.mark.parametrize("connector", CONNECTORS)
+def test_a_batch_without_speech_gives_zero_gradients(connector, build_model, batch):
+    """To the speech parts that are trained: of several processes all use the same parameters in every batch."""
+    trained = {"trainable": ["postencoder", "encoder.lora"], "postencoder_conf": CONNECTORS[connector]}
+    model = build_model(postencoder=connector, **trained)
+    loss = model(**silence(batch, [0, 1, 2]))[0]
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or (parameter.grad == 0).all(), name
+    frozen = build_model(postencoder=connector, **{**trained, "trainable": ["decoder.lora"]})
+    assert torch.equal(loss, frozen(**silence(batch, [0, 1, 2]))[0])
+
+
 def test_a_model_without_encoder_reads_text_and_refuses_speech(build_model, batch):
     model = build_model(encoder=None, postencoder=None, trainable=["decoder.lora"]).eval()
     assert model.encoder is None and torch.isfinite(model(**silence(batch, [0, 1, 2]))[0])

@@ -202,6 +202,29 @@ def test_a_list_of_sets_is_decoded_with_one_model_and_continued(experiment, dump
     assert (tmp_path / names[0]).read_text() != "kept"
 
 
+def test_keys_tell_decodes_of_other_content_apart(experiment, dump_dir, whisper_dir, tmp_path, capsys):
+    (tmp_path / "list").write_text(
+        f"{dump_dir}/train.fr-en fr-en {tmp_path}/a\n{dump_dir}/dev.fr-en fr-en {tmp_path}/b 1\n"
+    )
+    command = ["--train_config", f"{experiment}/config.yaml", "--model_file", f"{experiment}/model.pth"]
+    command += ["--decode_list", str(tmp_path / "list"), "--list_keys"]
+
+    def keys(*more):
+        llmst_inference.main([*command, *more])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(" ")[2] for line in lines] == (tmp_path / "list").read_text().splitlines()
+        return [line.split()[0] for line in lines]
+
+    first = keys()
+    os.utime(experiment / "model.pth", ns=(1, 1))
+    assert keys() == first and len(set(first)) == 2
+    assert not set(first) & set(keys("--beam_size", "3")) and not set(first) & set(keys("--asr_model", whisper_dir))
+    (dump_dir / "dev.fr-en/wav.scp").write_text("fr_spk-dev0 elsewhere.flac\n")
+    assert keys()[0] == first[0] and keys()[1] != first[1]
+    (experiment / "model.pth").write_bytes(b"other weights")
+    assert not set(first) & set(keys())
+
+
 def test_a_cascade_needs_a_prompt_that_shows_the_transcript(experiment, dump_dir, whisper_dir, wav2vec2_dirs, tmp_path):
     with pytest.raises(InputError, match="shows no transcript; decode smt or mt"):
         decode(experiment, dump_dir / "train.fr-en", tmp_path / "out", "--asr_model", whisper_dir)

@@ -157,6 +157,25 @@ def test_memory(summary):
     assert nf4["checkpoint"] == plain["checkpoint"]
 
 
+def test_checkpoints_are_small(summary, tmp_path):
+    """LLaST-8B, projector included: 5.65 GB as published; at rank 16 363 MB in float32, 181 MB in bfloat16."""
+    published = COVOST2 / "llast_8b/1_dual_lora.yaml"
+    assert summary(published)["memory"]["checkpoint"] < 6e9
+    settings = yaml.safe_load(published.read_text())
+    for part in ("encoder_conf", "decoder_conf"):
+        settings[part]["lora"] |= {"r": 16, "alpha": 8}
+    number = 38_809_600 + S_LORA // 8 + L_LORA_8B // 32
+    for dtype, size in ((None, 4), ("bfloat16", 2)):
+        path = tmp_path / f"{dtype}.yaml"
+        path.write_text(yaml.safe_dump({**settings, "save_dtype": dtype}))
+        found = summary(path)
+        assert found["trainable"] == number and found["memory"]["checkpoint"] == size * number
+        assert found["memory"]["gradients"] == 4 * number  # training itself stays in float32
+    assert found["memory"]["checkpoint"] < 250e6
+    names = build_empty(read_phase(path)).state_dict()
+    assert all("lora_" in name or name.startswith("postencoder.") for name in names)
+
+
 def test_e2e_trains_what_it_uses(summary):
     """The baseline's text encoder is not used, its positions are fixed."""
     found = summary(HOW2 / "e2e/2_all.yaml")

@@ -55,13 +55,61 @@ control_seed=1          # of that shuffling
 # Scoring
 score_opts=             # more options for llmst_score, e.g. "--buckets 5,10,15"
 
+# Tables of papers: in place of one method
+table=                  # conf/paper/<table>.yaml: run what its rows lack, write exp/paper_<table>.md
+rows=                   # only these, e.g. "s_lora dual"; --dry_run true names them
+seeds=                  # train each row with each, e.g. "1 2 3"; foundation models are shared
+dry_run=false           # only say what is there, what would be run, and the GPU memory
+
 help_message=$(sed '/^help_message=/,$d' "$0" | grep -E '^(# [A-Z]|[a-z_]+=)' | sed -E 's/^# (.*)$/\n\1/; s/^([a-z_]+)=([^#]*)(# *(.*))?$/  --\1 (\2) \4/; s/ +\)/)/')
+run_words=("$@")
 run_args=$(printf '%q ' "$@")
 . ./path.sh
 . utils/parse_options.sh
 . ./cmd.sh
 [ $# -eq 0 ] || fail "unexpected argument '$1'; options are written --name value"
 shopt -s nullglob
+tool() { # command arguments...
+    local name=$1
+    shift
+    "${python}" -m "espnet_llmst.bin.${name}" "$@"
+}
+args_tag() { # what inference_args add to the name of a decode, as in ESPnet
+    sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}"
+}
+
+if [ -n "${table}" ]; then
+    ! "${force}" || fail "--force true is for one --method; a table only runs what is missing"
+    # Every row is a run, or several, of the recipe's own script with this run's options and the row's.
+    # shellcheck disable=SC2206
+    paper=(llmst_table --table "${table}" --rows ${rows} --seeds ${seeds} --expdir "${expdir}" --stage "${stage}"
+        --stop_stage "${stop_stage}" --train_args="${train_args}" --decode_suffix="$(args_tag)")
+    if "${dry_run}"; then
+        tool "${paper[@]}" --dry_run
+        exit 0
+    fi
+    runs=$(tool "${paper[@]}" --list_runs)
+    failed=
+    while IFS=$'\t' read -r -u 3 row options; do
+        if [[ " ${failed} " == *" ${row} "* ]]; then continue; fi    # an earlier phase of it failed
+        IFS=$'\t' read -r -a words <<< "${options}"
+        log "table ${table}, row ${row}: ${words[*]}"
+        status=0
+        ./run.sh "${run_words[@]}" --table= --rows= --seeds= "${words[@]}" 3<&- || status=$?
+        [ "${status}" -lt 128 ] || exit "${status}"    # ended by a signal: so is this
+        if [ "${status}" -ne 0 ]; then
+            log "table ${table}, row ${row}: failed, see above; the other rows go on"
+            failed+=" ${row}"
+        fi
+    done 3<<< "${runs}"
+    tool "${paper[@]}" --out "${expdir}/paper_${table}.md"
+    [ -z "${failed}" ] || fail "table ${table}: failed rows:${failed}; mend what is said above and run this again"
+    tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh --table ${table}" \
+        --tables conf/paper/*.yaml > /dev/null
+    log "the table is in ${expdir}/paper_${table}.md"
+    exit 0
+fi
+
 configs=("conf/${method}"/[0-9]*.yaml)
 if [ -z "${method}" ] || [ ${#configs[@]} -eq 0 ]; then
     methods=$(for file in conf/*/[0-9]*.yaml; do basename "$(dirname "${file}")"; done | sort -u | xargs)
@@ -93,11 +141,6 @@ mark() { # mark key
     echo "$2" > "$1.tmp"
     mv "$1.tmp" "$1"
 }
-tool() { # command arguments...
-    local name=$1
-    shift
-    "${python}" -m "espnet_llmst.bin.${name}" "$@"
-}
 phases() { # the phases to work on
     basename -a -s .yaml "${configs[@]}" | grep -x "${phase:-.*}"
 }
@@ -121,14 +164,15 @@ if in_range 1 "${skip_data_prep}"; then
     fi
 fi
 
-sets_of() { # folder split split: the sets that the phases read
+sets_of() { # folder split split phases...: the sets that the phases read
+    # shellcheck disable=SC2086
     tool llmst_mix --list_sets --data_dir "$1" --splits "$2" "$3" \
-        --train_config "${configs[@]}" --directions "${direction_list[@]}"
+        --train_config "${@:4}" --directions "${direction_list[@]}" --near ${needed}
 }
 
 if in_range 2 "${skip_data_prep}" && [ -n "${speed_perturb_factors}" ]; then
     log "stage 2: speed perturbation ${speed_perturb_factors}"
-    sets=$(sets_of data "${train_set}" "${train_set}")
+    sets=$(sets_of data "${train_set}" "${train_set}" "${configs[@]}")
     for set in ${sets}; do
         # shellcheck disable=SC2086
         tool llmst_speed_perturb --data_dir "data/${set}" --out_dir "data/${train_set}_sp${set#"${train_set}"}" \
@@ -141,7 +185,7 @@ fi
 
 if in_range 3 "${skip_data_prep}"; then
     log "stage 3: format audio as 16 kHz ${audio_format}, drop what cannot be trained on"
-    sets=$(sets_of data "${train_set}" "${valid_set}")
+    sets=$(sets_of data "${train_set}" "${valid_set}" "${configs[@]}")
     for set in ${sets}; do
         # shellcheck disable=SC2086
         tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" \
@@ -161,7 +205,7 @@ fi
 if in_range 4 "${skip_train}"; then
     log "stage 4: foundation models"
     wanted=$(if "${force}"; then echo --list_local; else echo --list_missing; fi)
-    missing=$(tool llmst_foundation --train_config "${configs[@]}" "${wanted}")
+    missing=$(tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" "${wanted}")
     if [ -n "${missing}" ]; then
         [ -e local/foundation.sh ] || fail "missing models: ${missing//$'\n'/ }; put them there, or name others in conf/${method}"
         mkdir -p "${expdir}/foundation"
@@ -170,7 +214,7 @@ if in_range 4 "${skip_train}"; then
         # shellcheck disable=SC2086
         local/foundation.sh --nj "${nj}" --dumpdir "${dumpdir}" --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
     fi
-    tool llmst_foundation --train_config "${configs[@]}" --out "${expdir}/foundation.json"
+    tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" --out "${expdir}/foundation.json"
 fi
 
 if in_range 5 "${skip_train}"; then
@@ -178,17 +222,19 @@ if in_range 5 "${skip_train}"; then
         config=conf/${method}/${name}.yaml
         stats_dir=${expdir}/${method}/${name}/stats
         prompt=$(sed -nE 's/^prompt: *([^ #]+).*/\1/p' "${config}")
-        sets=("${dumpdir}/raw/${train_set}".* "${dumpdir}/raw/${valid_set}".*)
-        tables=$(for set in "${sets[@]}"; do echo "${set}"/{wav,feats}.s[c]p "${set}"/utt2num_samples "${set}"/text.*; done)
+        # Only what this phase reads: sets of other methods come and go, other directions may be scored.
+        sets=$(sets_of "${dumpdir}/raw" "${train_set}" "${valid_set}" "${config}")
+        tables=$(for set in ${sets}; do echo "${dumpdir}/raw/${set}"/{wav,feats}.s[c]p "${dumpdir}/raw/${set}"/{utt2num_samples,text.*}; done)
         # shellcheck disable=SC2086
-        key=$(cat "${config}" "${prompt}" ${tables} | sha256sum)-${direction_list[*]}-${train_set}-${valid_set}
+        key=$(cat "${config}" "${prompt}" ${tables} | sha256sum)-${sets//$'\n'/ }
         if finished "${stats_dir}/.done" "${key}"; then
             log "stage 5: ${name}: mixture and sizes are ready"
             continue
         fi
         log "stage 5: ${name}: mixture and sizes"
         rm -f "${stats_dir}/.done"
-        tool llmst_mix --train_config "${config}" --directions "${direction_list[@]}" \
+        # shellcheck disable=SC2086
+        tool llmst_mix --train_config "${config}" --directions "${direction_list[@]}" --near ${needed} \
             --data_dir "${dumpdir}/raw" --splits "${train_set}" "${valid_set}" \
             --out_dir "${dumpdir}/mix/${method}/${name}" --stats_dir "${stats_dir}"
         mark "${stats_dir}/.done" "${key}"
@@ -206,6 +252,9 @@ data_options() { # train|valid mix stats: what llmst_train reads
     echo "--$1_data_path_and_name_and_type ${dir}/text,text,text"
     if [ -e "${dir}/transcript" ]; then
         echo "--$1_data_path_and_name_and_type ${dir}/transcript,transcript,text"
+    fi
+    if [ -e "$3/$1/position_shape" ]; then    # first: batch_type tokens reads no other
+        echo "--$1_shape_file $3/$1/position_shape"
     fi
     echo "--$1_shape_file $3/$1/speech_shape"
     echo "--$1_shape_file $3/$1/text_shape"
@@ -226,6 +275,8 @@ if in_range 6 "${skip_train}"; then
         if [ "${from}" = previous ]; then
             [ -n "${previous}" ] || fail "${config}: init_from: previous, but there is no earlier phase"
             from=${previous}/${inference_model}
+        elif [[ ${from} == exp/* && ${from} != exp/foundation/* ]]; then
+            from=${expdir}/${from#exp/}    # of this experiment, as is what it starts from
         fi
         previous=${dir}
         if [ -n "${phase}" ] && [ "${phase}" != "${name}" ]; then continue; fi
@@ -233,9 +284,9 @@ if in_range 6 "${skip_train}"; then
             fail "${config}: init_from: ${from} is missing; train that phase first"
         fi
         [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
-        inputs=("${config}" "${dir}/stats/.done")
+        inputs=("${dir}/stats/.done")
         if [ -e "${from}" ]; then inputs+=("${from}"); fi
-        key="$(cat "${inputs[@]}" | sha256sum)-${train_args}-${from}"
+        key="$(sha256sum < "${config}")$(cat "${inputs[@]}" | sha256sum)-${train_args}-${from}"
         if finished "${dir}/.done" "${key}"; then
             log "stage 6: ${name}: already trained in ${dir}"
             continue
@@ -264,7 +315,7 @@ fi
 
 decode_dir() { # phase set: where its decode lies; options of the run are part of the name, as in ESPnet
     local tag
-    tag=$(basename "${inference_config}" .yaml)${inference_task:+_${inference_task}}$(sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}")
+    tag=$(basename "${inference_config}" .yaml)${inference_task:+_${inference_task}}$(args_tag)
     echo "${expdir}/${method}/$1/${tag}/$2"
 }
 task_of() { # phase: the task by which it is tested
@@ -295,62 +346,93 @@ controls_of() { # task: kinds of audio to decode with
     if "${shuffled_control}" && { [ "$1" != mt ] || grep -q '^asr_model:' "${inference_config}"; }; then echo shuffled; fi
 }
 
+works_of() { # phase task: lines of set, direction, folder of the decode, and the control's seed
+    local set direction control out
+    while read -r set direction; do
+        for control in $(controls_of "$2"); do
+            out=$(decode_dir "$1" "${set}")
+            if [ "${control}" = own ]; then
+                echo "${dumpdir}/raw/${set} ${direction} ${out}"
+            else
+                echo "${dumpdir}/raw/${set} ${direction} ${out}/shuffled ${control_seed}"
+            fi
+        done
+    done < <(sets_to_decode "$2")
+}
+
 if in_range 7 "${skip_eval}"; then
     for name in $(phases); do
         model=${expdir}/${method}/${name}/${inference_model}
         [ -e "${model}" ] || fail "${model} is missing: run stage 6 first"
+        begun=${expdir}/${method}/${name}/.started
+        if [ -e "${begun}" ] && [[ "$(cat "${begun}")" != "$(sha256sum < "conf/${method}/${name}.yaml")"* ]]; then
+            fail "conf/${method}/${name}.yaml has changed since ${model} was trained: train it again (--stage 6 --force true, or another --expdir)"
+        fi
         task=$(task_of "${name}")
-        key="$(cat "${inference_config}" "${model}" | sha256sum)-${inference_args}-${task}"
         list=$(decode_dir "${name}" decode_list)
-        todo=
-        while read -r set direction; do
-            for control in $(controls_of "${task}"); do
-                out=$(decode_dir "${name}" "${set}")
-                if [ "${control}" = shuffled ]; then out=${out}/shuffled; fi
-                # A run that begins here was started to decode: finished work is done again, a killed one goes on.
-                if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
-                if "${force}"; then rm -rf "${out}"/job.*; fi
-                if finished "${out}/.done" "${key}"; then
-                    log "stage 7: ${out} is ready"
-                    continue
-                fi
-                rm -f "${out}/.done"
-                log "stage 7: to decode: ${out}"
-                todo+="${dumpdir}/raw/${set} ${direction} ${out} $(if [ "${control}" = shuffled ]; then echo "${control_seed}"; fi)"$'\n'
-            done
-        done < <(sets_to_decode "${task}")
-        [ -n "${todo}" ] || continue
         mkdir -p "$(dirname "${list}")"
-        printf '%s' "${todo}" > "${list}"
+        works_of "${name}" "${task}" > "${list}.all"
+        # shellcheck disable=SC2206
+        options=(--config "${inference_config}" --train_config "${expdir}/${method}/${name}/config.yaml"
+            --model_file "${model}" --task "${task}" ${inference_args})
+        # A decode's key is what decides its result, by content: checkpoint, configurations, models, speech.
+        keys=$(tool llmst_inference "${options[@]}" --list_keys --decode_list "${list}.all")
+        todo=()
+        while read -r key data direction out seed; do
+            # A run that begins here was started to decode: finished work is done again, a killed one goes on.
+            if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
+            if "${force}"; then rm -rf "${out}"/job.*; fi
+            if finished "${out}/.done" "${key}"; then
+                log "stage 7: ${out} is ready"
+                continue
+            fi
+            rm -f "${out}/.done"
+            log "stage 7: to decode: ${out}"
+            todo+=("${key} ${data} ${direction} ${out} ${seed}")
+        done <<< "${keys}"
+        rm "${list}.all"
+        [ ${#todo[@]} -gt 0 ] || continue
+        printf '%s\n' "${todo[@]#* }" > "${list}"
         gpu=$(if "${gpu_inference}"; then echo 1; else echo 0; fi)
         log "stage 7: decoding; the log is $(dirname "${list}")/log/decode.*.log"
         # shellcheck disable=SC2086
         ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "$(dirname "${list}")/log/decode.JOB.log" \
-            "${python}" -m espnet_llmst.bin.llmst_inference --config "${inference_config}" --ngpu "${gpu}" \
-            --train_config "${expdir}/${method}/${name}/config.yaml" --model_file "${model}" --task "${task}" \
-            --decode_list "${list}" --job JOB --num_jobs "${inference_nj}" ${inference_args}
+            "${python}" -m espnet_llmst.bin.llmst_inference "${options[@]}" --ngpu "${gpu}" \
+            --decode_list "${list}" --job JOB --num_jobs "${inference_nj}"
         tool llmst_inference --merge --decode_list "${list}" --num_jobs "${inference_nj}"
-        while read -r _ _ out _; do mark "${out}/.done" "${key}"; done < "${list}"
+        for work in "${todo[@]}"; do
+            read -r key _ _ out _ <<< "${work}"
+            mark "${out}/.done" "${key}"
+        done
     done
 fi
 
 score() { # decode_dir set direction out kind hypotheses
-    local target
+    local target reference key scored_by
     target=$(source_of "$3")
     if [ "$5" != asr ]; then target=${3#"${target}-"}; fi
+    reference=${dumpdir}/raw/$2/text.tc.${target}
+    key=$(cat "$1/decode.json" "$1/1best_recog/$6" "${reference}" | sha256sum)-${score_opts}
+    scored_by=${4%/*}/.$(basename "$4").done
+    if [ -e "$4" ] && finished "${scored_by}" "${key}"; then return; fi
+    log "stage 8: scoring $1, $6"
+    scored=true
     # shellcheck disable=SC2086
-    tool llmst_score --kind "$5" --hyp "$1/1best_recog/$6" --ref "${dumpdir}/raw/$2/text.tc.${target}" \
+    tool llmst_score --kind "$5" --hyp "$1/1best_recog/$6" --ref "${reference}" \
         --tgt_lang "${target}" --set "$2" --durations "${dumpdir}/raw/$2/utt2num_samples" --decode_info "$1/decode.json" \
         --out "$4" ${score_opts}
+    mark "${scored_by}" "${key}"
 }
 
 if in_range 8 "${skip_eval}"; then
     scored=false
+    decodes=()
     for name in $(phases); do
         task=$(task_of "${name}")
         kind=$(if [ "${task}" = asr ]; then echo asr; else echo st; fi)
         while read -r set direction; do
             dir=$(decode_dir "${name}" "${set}")
+            decodes+=("${dir}")
             for control in "" shuffled; do
                 out=${dir}${control:+/${control}}
                 json=${dir}/scores${control:+_${control}}.json
@@ -358,21 +440,18 @@ if in_range 8 "${skip_eval}"; then
                     [ -n "${control}" ] || fail "${out} is missing: run stage 7 first"
                     continue
                 fi
-                if ! "${force}" && [ "${json}" -nt "${out}/.done" ]; then continue; fi
-                log "stage 8: scoring ${out}"
                 score "${out}" "${set}" "${direction}" "${json}" "${kind}" text
                 if [ -z "${control}" ] && [ -e "${out}/1best_recog/transcript" ]; then
                     score "${out}" "${set}" "${direction}" "${dir}/scores_asr.json" asr transcript
                 fi
-                scored=true
             done
         done < <(sets_to_decode "${task}")
     done
-    results=(tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }" --tables conf/paper/*.yaml)
+    results=(tool llmst_results --expdir "${expdir}" --check "${decodes[@]}")
     if "${scored}" || [ ! -e "${expdir}/RESULTS.md" ]; then
-        "${results[@]}"
+        "${results[@]}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }" --tables conf/paper/*.yaml
     else
-        tool llmst_results --expdir "${expdir}"
+        "${results[@]}"
     fi
     log "stage 8: the tables are in ${expdir}/RESULTS.md"
 fi

@@ -20,4 +20,5 @@ exec ./llmst.sh \
     --inference_nj 8 \
     --nj 16 \
     --inference_config conf/decode_beam5.yaml \
+    --score_opts "--also BLEU_char" \
     "$@"

@@ -31,6 +31,7 @@ exec ./llmst.sh \
     --valid_set dev \
     --test_sets test \
     --inference_config conf/decode_beam5.yaml \
+    --score_opts "--also BLEU_char" \
     "$@" \
     --method "${method}" \
-    --local_data_opts "--method ${method} ${data_opts}"
+    --local_data_opts "--method ${method} ${data_opts#--method * }"

@@ -21,6 +21,7 @@ exec ./llmst.sh \
     --method lst_7b_en-de \
     --test_sets "${test_sets}" \
     --inference_config conf/decode_beam4.yaml \
+    --score_opts "--buckets lst" \
     --ngpu 8 \
     --gpu_inference true \
     --inference_nj 8 \

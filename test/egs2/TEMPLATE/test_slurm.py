@@ -293,7 +293,7 @@ def launch(tmp_path, *words, env=()):
 
 def test_launch(tmp_path):
     command = ["-m", "train", "--config", "a b"]
-    torchrun = "-m torch.distributed.run --nproc_per_node"
+    torchrun = "-m espnet_llmst.train.launch --nproc_per_node"
     assert launch(tmp_path, "0", "1", *command).stdout == "-m train --config a b\n"
     assert launch(tmp_path, "1", "1", *command).stdout == "-m train --config a b\n"
     assert launch(tmp_path, "4", "1", *command).stdout == f"{torchrun} 4 --standalone -m train --config a b\n"

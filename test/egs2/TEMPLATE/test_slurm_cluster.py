@@ -218,7 +218,7 @@ def test_a_program_on_two_nodes_saves_at_sigterm(cluster, tmp_path):
     process = start({**cluster, "PYTHON": str(program)}, tmp_path, *words)
     found = [tmp_path / "on.0", tmp_path / "on.1"]
     assert wait_until(lambda: all(path.exists() and path.read_text() for path in found)), process.poll()
-    assert found[1].read_text().startswith("2:-m torch.distributed.run --nproc_per_node 4 --nnodes 2 ")
+    assert found[1].read_text().startswith("2:-m espnet_llmst.train.launch --nproc_per_node 4 --nnodes 2 ")
     assert found[1].read_text().endswith(" -m train a  b\n")
     number = (tmp_path / "x.log").read_text().split("Slurm job ")[1].split()[0]
     ask(cluster, "scancel", "--batch", "--signal=TERM", number)

@@ -10,8 +10,9 @@ def test_the_same_steps_as_torch():
         start = torch.randn(shape, generator=generator)
         ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
         options = {"lr": 0.01, "weight_decay": 0.05}
-        optims = load("muon").Float32Muon([ours], **options), torch.optim.Muon(
-            [theirs], **options, adjust_lr_fn="match_rms_adamw"
+        optims = (
+            load("muon").Float32Muon([ours], **options),
+            torch.optim.Muon([theirs], **options, adjust_lr_fn="match_rms_adamw"),
         )
         for _ in range(4):
             gradient = torch.randn(shape, generator=generator)

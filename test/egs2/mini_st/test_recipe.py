@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,64 @@ def test_changed_settings_do_not_reuse_a_trained_phase(recipe, finished):
     assert "was trained with other settings or data: use --expdir" in error
 
 
+def test_a_stale_decode_is_refused(recipe, finished):
+    """By content: what has another time stamp only is as it was."""
+    decode, phase = recipe / "conf/decode_beam5.yaml", recipe / "conf/llast/1_dual_lora.yaml"
+    was = decode.read_text()
+    decode.write_text(f"{was}length_penalty: 0.5\n")
+    error = run(recipe, "--stage", "8", "--stop_stage", "8", fails=True)
+    decode.write_text(was)
+    reason = "stale, conf/decode_beam5.yaml has changed since this was decoded; run stage 7 again"
+    assert reason in error and len(error.strip().splitlines()) == 1
+    was = phase.read_text()
+    phase.write_text(was.replace("max_epoch: 3", "max_epoch: 4"))
+    error = run(recipe, "--stage", "7", "--stop_stage", "7", fails=True)
+    phase.write_text(was)
+    assert (
+        "conf/llast/1_dual_lora.yaml has changed since exp/llast/1_dual_lora/valid.loss.best.pth was trained" in error
+    )
+
+
+TABLE = """
+title: A table
+metric: BLEU
+rows:
+  - {name: Broken, published: 1.0, method: broken, phase: 1_none, sets: [test.fr-en]}
+  - {name: none, published: 2.0, method: llast_no_lora, phase: 1_projector, sets: [test.fr-en]}
+  - {name: dual, published: 3.0, method: llast, phase: 1_dual_lora, sets: [test.fr-en]}
+"""
+
+
+def test_a_table_runs_what_is_missing(recipe, finished):
+    """One row fails, one is killed in training and goes on, one is there already."""
+    (recipe / "conf/paper/tiny.yaml").write_text(TABLE)
+    (recipe / "conf/broken").mkdir()
+    text = (recipe / "conf/llast/1_dual_lora.yaml").read_text().replace("prompt/llast.yaml", "prompt/none.yaml")
+    (recipe / "conf/broken/1_none.yaml").write_text(text)
+    table, begun = ["--table", "tiny", *SMALL], recipe / "exp/llast_no_lora/1_projector/.started"
+    process = subprocess.Popen(["./run.sh", *table], cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not begun.exists():
+        time.sleep(0.1)
+    session = subprocess.run(["ps", "-o", "pid=", "-s", str(process.pid)], capture_output=True, text=True)
+    for pid in session.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not begun.with_name(".done").exists()
+    plan = run(recipe, *table, "--dry_run", "true")
+    assert "exp/llast_no_lora/1_projector: begun, goes on; GPU memory: 0." in plan
+    assert "exp/llast/1_dual_lora: trained" in plan and "exp/llast/1_dual_lora/decode_beam5/test.fr-en: scored" in plan
+    kept = {path: at for path, at in times(recipe).items() if path.startswith("exp/llast/")}
+    error = run(recipe, *table, fails=True)
+    assert (
+        "conf/prompt/none.yaml" in error
+        and error.strip().endswith("run this again")
+        and "failed rows: broken;" in error
+    )
+    assert kept == {path: at for path, at in times(recipe).items() if path.startswith("exp/llast/")}
+    lines = (recipe / "exp/paper_tiny.md").read_text().splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in lines if line.startswith("| ")}
+    assert cells["Broken"] == "not run" and all(re.match(r"\d+\.\d \[", cells[name]) for name in ("none", "dual"))
+
+
 def test_a_curriculum_of_three_phases_and_a_cascade(recipe, finished):
     """LLM-SRT: every phase is tested by its own task; its language model alone reads text, also a recogniser's."""
     run(recipe, "--method", "llm_srt", "--directions", "fr-en fr-de de-en", *SMALL)
@@ -121,6 +181,7 @@ def test_a_phase_that_starts_from_another_methods_names_it_when_missing(recipe, 
         (["--directions", "fr_en", "--stage", "3", "--stop_stage", "3"], "'fr_en' is no direction"),
         (["--stage", "one"], "--stage and --stop_stage take numbers"),
         (["extra"], "unexpected argument 'extra'"),
+        (["--table", "none"], "unknown table 'none'; there are: "),
         (["--inference_model", "none.pth", "--stage", "7"], "none.pth is missing: run stage 6 first"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, GenerationConfig, MistralConfig
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder, quantization
@@ -61,3 +61,75 @@ def test_quantisation_is_named_or_refused(llama_dir, monkeypatch):
     config = quantization("nf4", "bfloat16")
     assert config.load_in_4bit and config.bnb_4bit_use_double_quant and config.bnb_4bit_quant_type == "nf4"
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def prompts_and_targets(decoder):
+    """A batch of very different lengths (prompts (B, L, D) and targets (B, Y)), with gradients to the prompts."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randn(4, 30, decoder.hidden_size, generator=generator).requires_grad_()
+    targets = torch.randint(3, 60, (4, 9), generator=generator)
+    return prompts, torch.tensor([30, 4, 1, 17]), targets, torch.tensor([2, 9, 5, 1])
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_packed_equals_padded(kind, request):
+    """Logits, loss and gradients; with checkpointed activations too, which are computed again after the call."""
+    model, found = request.getfixturevalue(f"{kind}_dir"), []
+    for packing, checkpointing in ((False, False), (True, False), (True, True)):
+        decoder = CausalLMDecoder(model, packing=packing).train()
+        if checkpointing:
+            decoder.lm.gradient_checkpointing_enable()
+        prompts, lengths, targets, counts = prompts_and_targets(decoder)
+        logits, _ = decoder(prompts, lengths, targets, counts)
+        target_N = torch.cat([row[:count] for row, count in zip(targets, counts.tolist(), strict=True)])
+        loss = torch.nn.functional.cross_entropy(logits, target_N)
+        loss.backward()
+        found.append((logits.detach(), loss.detach(), prompts.grad))
+    for other in found[1:]:
+        torch.testing.assert_close(other[0], found[0][0], atol=1e-5, rtol=1e-5)
+        assert abs(other[1] / found[0][1] - 1) < 1e-6
+        torch.testing.assert_close(other[2], found[0][2], atol=1e-7, rtol=1e-4)
+
+
+def test_packing_makes_no_mask_of_all_positions(llama_dir, monkeypatch):
+    """Attention sees one segment at a time, and no mask reaches it."""
+    from espnet_llmst.decoder import packing
+
+    original, seen = packing.scaled_dot_product_attention, []
+
+    def watched(query, key, value, attn_mask=None, **options):
+        seen.append((attn_mask, query.size(2), key.size(2)))
+        return original(query, key, value, attn_mask, **options)
+
+    monkeypatch.setattr(packing, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(packing, "sdpa_mask", None)  # would fail if it were called
+    decoder = CausalLMDecoder(llama_dir, packing=True)
+    decoder(*prompts_and_targets(decoder))
+    assert seen == [(None, size, size) for size in (32, 13, 6, 18)] * 2
+
+
+def test_packing_changes_nothing_else(llama_dir):
+    """A plain forward pass and `generate` on padded prompts are as without it."""
+    found = []
+    for packing in (False, True):
+        decoder = CausalLMDecoder(llama_dir, packing=packing).eval()
+        ids = torch.arange(3, 15)
+        config = GenerationConfig(num_beams=2, max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0)
+        prompts = [decoder.embed(ids), decoder.embed(ids[:5])]
+        found.append((decoder.lm(ids[None]).logits.detach(), decoder.generate(prompts, config)))
+    torch.testing.assert_close(*[logits for logits, _ in found])
+    assert torch.equal(*[ids for _, ids in found])
+
+
+def test_packing_refuses_what_looks_across(llama_dir, tmp_path):
+    with pytest.raises(InputError, match="packing: not with attention: eager"):
+        CausalLMDecoder(llama_dir, packing=True, attention="eager")
+    small = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(BloomConfig(**small)).save_pretrained(tmp_path / "bloom")
+    with pytest.raises(InputError, match="packing: BloomForCausalLM has an attention of its own"):
+        CausalLMDecoder(str(tmp_path / "bloom"), packing=True)
+    small |= {"intermediate_size": 16, "num_key_value_heads": 2, "sliding_window": 20}
+    AutoModelForCausalLM.from_config(MistralConfig(**small)).save_pretrained(tmp_path / "mistral")
+    decoder = CausalLMDecoder(str(tmp_path / "mistral"), packing=True)
+    with pytest.raises(InputError, match="soft cap or a window"):
+        decoder(*prompts_and_targets(decoder))

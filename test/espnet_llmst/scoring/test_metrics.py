@@ -186,6 +186,11 @@ def test_another_tokenizer_is_named_in_the_signature():
     assert "tok:intl" in corpus_score("BLEU", EN_HYP, [EN_REF], "en", tokenize="intl")["signature"]
 
 
+@pytest.mark.parametrize(("lang", "tok"), [("zh-CN", "char"), ("ja_jp", "char"), ("ko", "char"), ("de", "13a")])
+def test_bleu_of_characters_where_there_are_no_words(lang, tok):
+    assert f"|tok:{tok}|" in corpus_score("BLEU_char", ["a b"], [["a c"]], lang, n_bootstrap=0)["signature"]
+
+
 def test_unknown_tokenizer_is_bad_input():
     with pytest.raises(InputError, match="tokenizer 'nonsense'"):
         corpus_score("BLEU", EN_HYP, [EN_REF], "en", tokenize="nonsense")
@@ -272,4 +277,4 @@ def test_bad_requests():
         corpus_score("WER", EN_HYP, [EN_REF, EN_REF], "en")
     with pytest.raises(InputError, match="every reference is empty"):
         corpus_score("WER", ["a"], [["[laughter]"]], "en")
-    assert set(ALL_METRICS) == {*"BLEU BLEU_lc spBLEU chrF2 chrF2_lc TER TER_cased WER CER".split()}
+    assert set(ALL_METRICS) == {*"BLEU BLEU_lc BLEU_char spBLEU chrF2 chrF2_lc TER TER_cased WER CER".split()}

@@ -6,6 +6,7 @@ import pytest
 
 from espnet_llmst.bin import llmst_results
 from espnet_llmst.cli import InputError, run
+from espnet_llmst.provenance import inputs_of
 from espnet_llmst.scoring.results import collect_foundation, collect_results, format_table, write_results
 from espnet_llmst.scoring.score import score_hypotheses
 
@@ -71,6 +72,27 @@ def test_results_file(expdir, tmp_path):
     assert "| whisper_fr | test.fr-en | WER | 3.22 | 300 |" in lines and "- WER: `a|b`" in lines
     assert "| llama | – | perplexity | 7.50 | – |" in lines
     assert all(line.count("|") == head.count("|") for line in (row, asr))
+
+
+def test_stale_decodes_are_refused(expdir, tmp_path, capsys, monkeypatch):
+    """By content, wherever the recipe lies now; what is gone has not changed."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/decode_beam5.yaml").write_text("beam_size: 5")
+    monkeypatch.chdir(tmp_path)
+    inputs = inputs_of(["conf/decode_beam5.yaml"]) | {"exp/model.pth": "0"}
+    decode = "exp/llast/1_dual_lora/decode_beam5/test.fr-en"
+    put(expdir.parent / decode / "decode.json", {"output_dir": decode, "inputs": inputs})
+    monkeypatch.chdir(tmp_path.parent)
+    assert run(llmst_results.main, ["--expdir", str(expdir), "--check", str(tmp_path / decode)]) == 0
+    (tmp_path / "conf/decode_beam5.yaml").write_text("beam_size: 1")
+    capsys.readouterr()
+    assert run(llmst_results.main, ["--expdir", str(expdir), "--check", str(tmp_path / decode)]) == 1
+    reason = "stale, conf/decode_beam5.yaml has changed since this was decoded; run stage 7 again"
+    assert f"{decode}: {reason}" in capsys.readouterr().err
+    out = tmp_path / "RESULTS.md"
+    assert run(llmst_results.main, ["--expdir", str(expdir), "--out", str(out)]) == 0
+    assert f"| decode_beam5/test.fr-en: {reason} | – | – |" in out.read_text() and reason in capsys.readouterr().err
+    assert "llmst_score --hyp text" not in out.read_text() and "srt/2_next" in out.read_text()
 
 
 def test_cer_stands_in_for_wer_where_there_are_no_words(tmp_path):

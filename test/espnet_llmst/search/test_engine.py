@@ -10,22 +10,8 @@ import types
 
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MarianConfig,
-    MarianMTModel,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from tiny_lms import CAUSAL, ENDS, EOS, MODELS, SIZES, WIDTH, make_lively
+from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
@@ -37,47 +23,6 @@ from espnet_llmst.search.generate import Searcher, generate
 from espnet_llmst.search.options import SearchOptions
 
 FULL = os.environ.get("LLMST_PARITY") == "full"
-WIDTH, VOCABULARY, EOS = 32, 97, 5
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
-CAUSAL = SIZES | {"intermediate_size": 64, "max_position_embeddings": 512}
-ENDS = {"bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": 0}
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**CAUSAL, **ENDS)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**CAUSAL, **ENDS, num_key_value_heads=2)),
-    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**CAUSAL, **ENDS)),
-    "marian": lambda: MarianMTModel(
-        MarianConfig(
-            vocab_size=VOCABULARY,
-            d_model=WIDTH,
-            encoder_layers=1,
-            decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=64,
-            decoder_ffn_dim=64,
-            scale_embedding=True,
-            pad_token_id=96,
-            eos_token_id=EOS,
-            decoder_start_token_id=96,
-            forced_eos_token_id=None,
-            max_position_embeddings=64,
-        )
-    ),
-    "t5": lambda: T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY,
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_max_distance=8,
-            pad_token_id=0,
-            eos_token_id=EOS,
-            decoder_start_token_id=0,
-        )
-    ),
-}
 EARLY, PENALTIES = (False, True, "never"), (0.0, 0.6, 1.0, 2.0)
 PART = [(1, False, 1.0), (2, False, 0.0), (2, True, 1.0), (5, False, 1.0), (5, True, 0.6), (5, "never", 2.0)]
 GRID = list(itertools.product((1, 2, 5), EARLY, PENALTIES)) if FULL else PART
@@ -85,10 +30,7 @@ GRID = list(itertools.product((1, 2, 5), EARLY, PENALTIES)) if FULL else PART
 
 def make_decoder(model):
     """A decoder of ours around a model with random weights, lively enough not to repeat one token."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and not any(word in name for word in ("position", "relative", "shared")):
-                parameter.mul_(1.5 if isinstance(model, T5ForConditionalGeneration) else 6)
+    make_lively(model)
     kind = Seq2SeqLMDecoder if model.config.is_encoder_decoder else CausalLMDecoder
     decoder = kind.__new__(kind)
     torch.nn.Module.__init__(decoder)

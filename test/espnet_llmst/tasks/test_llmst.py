@@ -7,12 +7,14 @@ import pytest
 import torch
 import yaml
 
+from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import read_table
 from espnet_llmst.inference import load_model
 from espnet_llmst.prompt import load_template
 from espnet_llmst.tasks.llmst import LLMSTTask
 from espnet_llmst.train.mixture import Part, make_mix
 from espnet_llmst.train.shapes import write_shapes
+from espnet_llmst.train.token_batches import fill_batches, read_sizes
 
 
 def test_import_is_quick_and_touches_no_network():
@@ -39,7 +41,9 @@ def train(dump_dir, task_config, tmp_path, llama_dir):
     template, tokenizer = load_template(task_config["prompt"]), AutoTokenizer.from_pretrained(llama_dir)
     for role, split in (("train", "train"), ("valid", "dev")):
         make_mix(dump_dir, split, [Part("st", "fr", "en"), Part("asr", "fr", "fr")], template, tmp_path / "mix" / role)
-        write_shapes(tmp_path / "mix" / role, tmp_path / "stats" / role, template, tokenizer)
+        write_shapes(
+            tmp_path / "mix" / role, tmp_path / "stats" / role, template, tokenizer, lambda n: (n // 320, n // 320)
+        )
 
     def run(output_dir, max_epoch, **changes):
         settings = {
@@ -61,7 +65,8 @@ def train(dump_dir, task_config, tmp_path, llama_dir):
         for role in ("train", "valid"):
             for name, key in (("wav.scp", "speech,sound"), ("utt2task", "task,text"), ("text", "text,text")):
                 command += [f"--{role}_data_path_and_name_and_type", f"{tmp_path}/mix/{role}/{name},{key}"]
-            for name in ("speech_shape", "text_shape"):
+            tokens = changes.get("batch_type") == "tokens"
+            for name in ["position_shape"] if tokens else ["speech_shape", "text_shape"]:
                 command += [f"--{role}_shape_file", f"{tmp_path}/stats/{role}/{name}"]
         LLMSTTask.main(cmd=command)
 
@@ -91,6 +96,25 @@ def test_a_schedule_without_length_learns_it_from_the_data(train, tmp_path):
     assert args["scheduler_conf"]["total_steps"] % 3 == 0
 
 
+def test_batches_by_tokens(train, tmp_path):
+    """The schedule counts the batches that are trained on; two halves equal the whole."""
+    changes = {"batch_type": "tokens", "batch_bins": 300, "batch_frames": 130, "scheduler_conf": {"warmup_ratio": 0.1}}
+    train(tmp_path / "whole", 2, **changes)
+    sizes = read_sizes(tmp_path / "stats/train/position_shape")
+    batches = fill_batches(sizes, 300, 130)
+    assert 2 < len(batches) < len(sizes)
+    args = yaml.safe_load((tmp_path / "whole/config.yaml").read_text())
+    assert args["scheduler_conf"]["total_steps"] == 2 * len(batches)
+    assert torch.load(tmp_path / "whole/checkpoint.pth", weights_only=True)["batches"] == len(batches)
+    changes["scheduler_conf"] = {"warmup_ratio": 0.1, "total_steps": 2 * len(batches)}
+    train(tmp_path / "halves", 1, **changes)
+    train(tmp_path / "halves", 2, **changes)
+    states = [torch.load(tmp_path / name / "2epoch.pth", weights_only=True) for name in ("whole", "halves")]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    with pytest.raises(InputError, match="shuffle_within_batch: mixes lengths"):
+        train(tmp_path / "no", 1, **changes, shuffle_within_batch=True)
+
+
 def test_a_later_phase_starts_from_an_earlier_one(train, tmp_path):
     train(tmp_path / "one", 1, trainable=["postencoder"])
     checkpoint = str(tmp_path / "one/1epoch.pth")
@@ -100,3 +124,7 @@ def test_a_later_phase_starts_from_an_earlier_one(train, tmp_path):
     assert first.keys() < second.keys() and all(torch.equal(second[name], first[name]) for name in first)
     model, _ = load_model(tmp_path / "two/config.yaml", tmp_path / "two/1epoch.pth")
     assert torch.equal(model.state_dict()["postencoder.layers.0.weight"], first["postencoder.layers.0.weight"])
+    for name, message in (("decoder.nothing", "Unexpected key"), ("postencoder.layers.0.weight", "size mismatch")):
+        torch.save({**first, name: torch.zeros(1)}, tmp_path / "other.pth")
+        with pytest.raises(RuntimeError, match=rf"{message}.*{name}"):
+            train(tmp_path / "three", 1, trainable=["decoder.lora"], init_param=[str(tmp_path / "other.pth")])

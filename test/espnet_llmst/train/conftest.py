@@ -1,5 +1,6 @@
 """A tiny corpus for whole trainings; see training_runs.py."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,4 +41,23 @@ def corpus(whisper_dir, llama_dir, prompt_file, tmp_path_factory):
         "decoder_conf": {"model": llama_dir, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}},
         "prompt": prompt_file,
     }
+    return SimpleNamespace(directory=directory, models=models)
+
+
+@pytest.fixture(scope="session")
+def mixed_corpus(corpus, tmp_path_factory):
+    """The same with every second utterance as a text (mt), and adapters without dropout."""
+    directory = tmp_path_factory.mktemp("mixed") / "corpus"
+    shutil.copytree(corpus.directory, directory)
+    for role in ("train", "valid"):
+        tasks = {f"{role}{i}": ("mt" if i % 2 == 0 else "st") + " fr en" for i in range(EXAMPLES)}
+        write_table(directory / role / "utt2task", tasks)
+    prompt = directory / "prompt.yaml"
+    prompt.write_text(
+        'tasks:\n  st: {prompt: "<speech>\\n{src} {tgt}:", target: "{translation}"}\n'
+        '  mt: {prompt: "{src} {tgt}:", target: "{translation}"}\n'
+    )
+    models = {**corpus.models, "prompt": str(prompt)}
+    for part in ("encoder_conf", "decoder_conf"):
+        models[part] = {**models[part], "lora": {"r": 4, "alpha": 8}}
     return SimpleNamespace(directory=directory, models=models)

@@ -64,6 +64,13 @@ def test_mix_of_translation_and_transcription(dump_dir, prompt_file, tmp_path):
     assert not (tmp_path / "mix/transcript").exists()
 
 
+def test_transcription_reads_the_methods_own_sets(dump_dir):
+    parts = expand_mixture([{"task": "asr", "langs": ["fr"]}], [])
+    (dump_dir / "train.fr-de").mkdir()  # of another method
+    assert find_sets(dump_dir, "train", parts) == ["train.fr-de"]
+    assert find_sets(dump_dir, "train", parts, ["de-en", "fr-en"]) == ["train.fr-en"]
+
+
 def test_transcript_is_kept_where_the_prompt_shows_it(dump_dir, tmp_path):
     tasks = {
         "smt": {"prompt": "<speech>{transcript}", "target": "{translation}"},

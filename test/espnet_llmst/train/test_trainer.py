@@ -4,10 +4,8 @@ import importlib.util
 import os
 import re
 import signal
-import socket
 import termios
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -101,6 +99,19 @@ def test_bar_on_a_terminal(corpus, tmp_path):
     assert re.search(r"epoch 1/1: +100%.* 5/5 \[\d\d:\d\d<\d\d:\d\d, .*loss=\d\.\d+, \d+ tokens/s", shown.decode())
 
 
+def test_model_files_in_bfloat16(exp, tmp_path):
+    """They are the checkpoint's float32 weights, rounded; a later phase and a resumed training load them."""
+    assert exp(max_epoch=1, save_dtype="bfloat16")[0] == 0
+    model = torch.load(tmp_path / "exp/1epoch.pth", weights_only=True)
+    exact = torch.load(tmp_path / "exp/checkpoint.pth", weights_only=True)["model"]
+    assert {tensor.dtype for tensor in exact.values()} == {torch.float32}
+    assert all(torch.equal(tensor, exact[name].bfloat16()) for name, tensor in model.items())
+    path = (tmp_path / "exp").rename(tmp_path / "first") / "1epoch.pth"
+    assert exp("--init_param", str(path), max_epoch=1)[0] == 0
+    status, log = exp(save_dtype="float8")
+    assert status == 1 and "save_dtype: 'float8' must be bfloat16 or null" in one_line(log)
+
+
 def test_average_of_the_best(exp, tmp_path):
     assert exp(max_epoch=3, keep_nbest_models=[2])[0] == 0
     directory = tmp_path / "exp"
@@ -141,6 +152,37 @@ def test_some_updates_may_be_left_out(exp):
 
     status, log = exp(prepare=first_loss_is_nan, max_epoch=1)
     assert status == 0 and log.count("The grad norm is nan. Skipping updating the model.") == 1
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+def test_out_of_memory(batch, exp, corpus):
+    """In training, and in the third batch of the validation: one line that names the batch and a smaller budget."""
+
+    def memory_ends() -> None:
+        from espnet_llmst import espnet_model
+
+        original, calls = espnet_model.cross_entropy, []
+
+        def limited(*args):
+            calls.append(1)
+            if len(calls) == batch:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return original(*args)
+
+        espnet_model.cross_entropy = limited
+
+    status, log = exp(prepare=memory_ends, batch_size=2)
+    assert status == 1
+    line = one_line(log)
+    named = re.search(
+        r"exp: GPU out of memory with a batch of 2 utterances, the longest (\w+), padded to (0.\d) s", line
+    )
+    role, number = re.fullmatch(r"(train|valid)(\d)", named[1]).groups()
+    assert role == ("train" if batch == 3 else "valid")
+    assert named[2] == f"{(4000 + 500 * int(number)) / 16000:.1f}"
+    assert "try batch_size 1 instead of 2, or see llmst_plan; the same command goes on from the last checkpoint" in line
+    status, log = exp(batch_size=2)
+    assert status == 0 and f"epoch 1 after {2 if batch == 3 else 5} batches" in log
 
 
 def test_accumulation_longer_than_the_epoch(exp):
@@ -248,36 +290,6 @@ def test_wandb_offline(exp, monkeypatch, tmp_path):
     status, log = exp(use_wandb=True)
     assert status == 0, log[-3000:]
     assert list((tmp_path / "exp/wandb").glob("offline-run-*/run-*.wandb"))
-
-
-def ranks_train(corpus, directory: Path, wrap=lambda rank, training: training) -> list[int]:
-    """Two processes on the CPU; their exit statuses."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank in range(2):
-        options = ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_rank", str(rank)]
-        options += ["--dist_master_addr", "localhost", "--dist_master_port", port]
-        training = train(corpus, directory / "exp", settings_of(corpus, save_interval_iters=0), *options)
-        processes.append(start(wrap(rank, training), directory / f"log.{rank}"))
-    return [wait(process) for process in processes]
-
-
-def test_two_processes_stop_and_go_on_together(corpus, tmp_path):
-    """SIGTERM to one of them ends both with 143; resumed they end as if left alone."""
-
-    def term_one(rank, training):
-        return at_event(7 if rank == 1 else 0, lambda: os.kill(os.getpid(), signal.SIGTERM), training, True)
-
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
-    assert ranks_train(corpus, tmp_path / "whole") == [0, 0], (tmp_path / "whole/log.0").read_text()[-3000:]
-    assert ranks_train(corpus, tmp_path / "parts", term_one) == [143, 143]
-    assert len(torch.load(tmp_path / "parts/exp/checkpoint.pth", weights_only=True)["rng"]) == 2
-    assert ranks_train(corpus, tmp_path / "parts") == [0, 0]
-    assert "epoch 2 after 2 batches" in (tmp_path / "parts/log.0").read_text()
-    assert_equal(models_in(tmp_path / "parts/exp"), models_in(tmp_path / "whole/exp"))
 
 
 def test_sigterm_to_the_command_reaches_its_processes(corpus, tmp_path):

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -106,6 +107,20 @@ def forked(function: Callable[[], int | None], log: Path) -> int:
     return wait(start(function, log))
 
 
+def ranks_train(corpus, directory: Path, settings: dict, *options: str, wrap=lambda rank, training: training) -> list:
+    """Two processes on the CPU, which train in ``directory/exp``; their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(2):
+        ours = ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_rank", str(rank)]
+        ours += ["--dist_master_addr", "localhost", "--dist_master_port", port]
+        training = train(corpus, directory / "exp", settings, *ours, *options)
+        processes.append(start(wrap(rank, training), directory / f"log.{rank}"))
+    return [wait(process) for process in processes]
+
+
 def at_event(number: int, action: Callable[[], None], function: Callable[[], int], batches_only: bool = False):
     """The function with ``action`` at the given event (1-based; 0 for never) of a training; prints how many came.
 
@@ -154,7 +169,9 @@ def save_in_halves(save, event: Callable[[], None]):
     """``torch.save`` with an event when half of the file is on disk."""
     import io
 
-    def call(content, file):
+    def call(content, file, **options):
+        if options:  # no file: torch packs a tensor to send it
+            return save(content, file, **options)
         buffer = io.BytesIO()
         save(content, buffer)
         data = buffer.getvalue()

@@ -11,7 +11,7 @@ nodes=$2
 shift 2
 
 python=${PYTHON:-python3}
-torchrun=("${python}" -m torch.distributed.run --nproc_per_node "${processes}")
+torchrun=("${python}" -m espnet_llmst.train.launch --nproc_per_node "${processes}")
 if [ "${nodes}" -gt 1 ]; then
     if [ "${SLURM_JOB_NUM_NODES:-}" != "${nodes}" ]; then
         echo "launch.sh: error: ${nodes} nodes must be those of a Slurm job; set cmd_backend=slurm" >&2
