@@ -27,7 +27,7 @@ from pathlib import Path
 import soundfile
 
 from espnet_llmst.cli import InputError, get_parser, run
-from espnet_llmst.datadir.audio import audio_path, fingerprint, length_if_made_from, read_mono, write_audio
+from espnet_llmst.datadir.audio import AudioError, audio_path, fingerprint, length_if_made_from, read_mono, write_audio
 from espnet_llmst.datadir.clean import clean_text
 from espnet_llmst.datadir.corpus import Dropped, Item, compare_counts, prepare_set
 from espnet_llmst.datadir.kaldi import write_table
@@ -36,7 +36,6 @@ DIRECTION = "mdw-fr"
 TEXTS = {"mdw": "mb", "fr": "fr"}  # language and suffix
 PUBLISHED = {"train": 4616, "dev": 514}
 NUM_VALID = 200
-RATE = 16000
 VERSION = 1  # raise it when the same corpus is to be prepared anew
 
 
@@ -138,7 +137,7 @@ def with_whole_audio(item: Item, audio_dir: Path) -> Item:
             made_from, new = fingerprint(item.audio), audio_path(audio_dir, item.utt, "flac")
             if length_if_made_from(new, made_from) is None:
                 write_audio(new, read_mono(file), file.samplerate, made_from)
-    except (soundfile.SoundFileError, OSError):  # prepare_set names it
+    except (soundfile.SoundFileError, OSError, AudioError):  # prepare_set names it
         return item
     return item._replace(audio=str(new))
 
