@@ -19,7 +19,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.class_choices import ClassChoices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import int_or_none, str_or_none
+from espnet2.utils.types import str_or_none
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_llmst.cli import InputError, run
@@ -88,7 +88,6 @@ class LLMSTTask(AbsTask):
         group.add_argument("--trainable", nargs="*", default=["postencoder"], help="Parts that are trained")
         group.add_argument("--mixture", default=[], help="Tasks and directions of the training data (YAML only)")
         group.add_argument("--init_from", type=str_or_none, help="'previous' phase or a checkpoint (run.sh)")
-        group.add_argument("--batch_frames", type=int_or_none, help="Encoder frames of a batch (batch_type tokens)")
         conf = get_default_kwargs(ESPnetLLMSTModel)
         group.add_argument("--model_conf", action=NestedDictAction, default=conf, help="See ESPnetLLMSTModel")
         for choices in cls.class_choices_list:

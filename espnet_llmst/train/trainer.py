@@ -23,7 +23,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str2bool
+from espnet2.utils.types import int_or_none, str2bool
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.train import ranks
@@ -78,6 +78,7 @@ class LLMSTTrainer(Trainer):
             help="Of the model files (<n>epoch.pth); bfloat16 halves them, and what computes in bfloat16 loses nothing "
             "but the next phase's or an average's last digits. checkpoint.pth stays exact",
         )
+        parser.add_argument("--batch_frames", type=int_or_none, help="Encoder frames of a batch (batch_type tokens)")
         parser.add_argument(
             "--fsdp",
             type=str2bool,
