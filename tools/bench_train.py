@@ -67,8 +67,8 @@ PRESETS = {  # Whisper: width, layers, heads; language model: width, layers, hea
     "tiny512": {"whisper": (384, 4, 6), "lm": (512, 8, 8, 8, 1376), "vocabulary": 32000, "dtype": "float32"},
     "llast_8b": {  # LLaST-8B's shape and ranks (arXiv 2407.15415), with LST's connector; needs a GPU of 80 GB
         "whisper": (1280, 32, 20),
-        "lm": (4096, 32, 32, 8, 14336),
-        "vocabulary": 128256,
+        "lm": (4096, 32, 32, 32, 11008),
+        "vocabulary": 32000,
         "dtype": "bfloat16",
         "lora": ({"r": 128, "alpha": 64}, {"r": 512, "alpha": 256}),
     },
