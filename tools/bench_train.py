@@ -43,7 +43,7 @@ import torch
 import transformers
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils import flop_counter
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from espnet_llmst.connector.conv_linear import ConvLinearConnector
@@ -217,15 +217,26 @@ def bench(args, directory: Path) -> dict:
         "seconds": seconds,
         "peak_gigabytes": gigabytes,
         "loss_differs": loss_differences(losses, naive, padded),
-        "flop": count_flop(lambda: run("packed")) if args.peak_tflops else None,
+        "flop": {way: count_flop(lambda way=way: run(way)) for way in dict.fromkeys([*ways, "packed"])}
+        if args.flop or args.peak_tflops
+        else {},
         "target_tokens": sum(len(arrays["text"]) for arrays in work.values()),
         "durations": [len(arrays["speech"]) / RATE for arrays in work.values()],
     }
 
 
 def count_flop(function: Callable[[], Any]) -> int:
-    """Operations of matrix products, forward and backward; those of attention kernels for packed sequences are not."""
-    with FlopCounterMode(display=False) as counter:
+    """Operations of matrix products, forward and backward; a GPU's kernel for packed sequences is not counted."""
+    aten = torch.ops.aten
+    attention = {  # of the CPU, which torch leaves out
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **options: (
+            flop_counter.sdpa_flop_count(q, k, v)
+        ),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, q, k, v, *rest, **options: (
+            flop_counter.sdpa_backward_flop_count(gradient, q, k, v)
+        ),
+    }
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=attention) as counter:
         function()
     return counter.get_total_flops()
 
@@ -250,14 +261,17 @@ def print_table(result: dict, args) -> None:
         f"\n{args.preset}, {args.durations}: {len(seconds)} utterances, mean {statistics.mean(seconds):.1f} s, longest "
         f"{max(seconds):.1f} s, {result['target_tokens']} target tokens; {result['device']}"
     )
-    print(f"{'':14}{'tokens/s':>10}{'ratio':>8}  {'[lowest..highest]':20}{'loss differs by':>16}{'GB':>8}{'MFU %':>8}")
+    head = f"{'':14}{'tokens/s':>10}{'ratio':>8}  {'[lowest..highest]':20}{'loss differs by':>16}"
+    print(f"{head}{'GB':>8}{'GFLOP':>8}{'MFU %':>8}")
     for way, found in ratios(result).items():
         spent = statistics.median(result["seconds"][way])
-        use = 100 * result["flop"] / spent / args.peak_tflops / 1e12 if result["flop"] else math.nan
+        flop = result["flop"]
+        use = 100 * flop["packed"] / spent / args.peak_tflops / 1e12 if args.peak_tflops else math.nan
         print(
             f"{way:14}{result['target_tokens'] / spent:10.1f}{statistics.median(found):8.2f}  "
             f"{f'[{min(found):.2f}..{max(found):.2f}]':20}{result['loss_differs'].get(way, math.nan):16.1e}"
-            f"{result['peak_gigabytes'][way]:8.1f}{use:8.1f}"
+            f"{result['peak_gigabytes'][way]:8.1f}"
+            f"{flop.get(way, math.nan) / 1e9:8.0f}{use:8.1f}"
         )
 
 
@@ -271,6 +285,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--batch_size", type=int, default=8, help="Of the random batches")
     parser.add_argument("--batch_bins", type=int, default=1024, help="Vectors and tokens of the other batches")
+    parser.add_argument("--flop", action="store_true", help="Count each way's operations: what its ratio can be")
     parser.add_argument("--peak_tflops", type=float, help="Of the device (H100 in bfloat16: 989), for utilisation")
     parser.add_argument("--json")
     args = parser.parse_args()
