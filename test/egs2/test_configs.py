@@ -25,7 +25,8 @@ def name(path):
 
 
 def test_every_yaml_is_covered():
-    everything = {path for path in EGS2.glob("*/llmst1/**/*.yaml") if not {"exp", "local"} & set(path.relative_to(EGS2).parts)}
+    found = EGS2.glob("*/llmst1/**/*.yaml")
+    everything = {path for path in found if not {"exp", "local"} & set(path.relative_to(EGS2).parts)}
     assert everything == {*PHASES, *PROMPTS, *DECODES, *FOUNDATIONS, *PAPERS} and PHASES
 
 
