@@ -77,7 +77,9 @@ def states(
     mel_BMF = mel_BMF.to(encoder.conv1.weight.dtype)
     if pad_to_window:
         hidden_BTD = encode(encoder, mel_BMF, None)
-    elif mel_BMF.is_cpu and not torch.is_grad_enabled():  # a CPU gains nothing by batches, and padding costs
+    elif mel_BMF.is_cpu and not any(p.requires_grad for p in encoder.parameters()):
+        # A CPU gains nothing by batches, and padding costs. One that is trained may be split over processes (FSDP),
+        # which must then all call it as often.
         rows = zip(mel_BMF.split(1), lengths_B.tolist(), strict=True)
         hidden_BTD = pad_sequence([encode(encoder, row[..., : 2 * length], None)[0] for row, length in rows], True)
     else:
