@@ -148,7 +148,7 @@ def make_model(preset: dict, directory: Path, device: str) -> ESPnetLLMSTModel:
     connector = ConvLinearConnector(width, decoder.hidden_size, channels=width)
     model = ESPnetLLMSTModel(encoder, connector, decoder, autocast=dtype)
     set_trainable(model, ["postencoder", *(["encoder.lora", "decoder.lora"] if encoder_lora else [])])
-    return model.to(device).train()
+    return model.to(device=device, dtype=torch.float32).train()  # what is trained in float32, as ESPnet's task does
 
 
 def choose_way(model: ESPnetLLMSTModel, way: str, directory: Path) -> None:
@@ -212,14 +212,13 @@ def bench(args, directory: Path) -> dict:
             seconds[way].append(spent)
             gigabytes[way] = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else math.nan
             print(f"round {number + 1}: {way}: {spent:.2f} s", flush=True)
+    counted = dict.fromkeys([*(ways if args.flop else []), *(["packed"] if args.flop or args.peak_tflops else [])])
     return {
         "device": device,
         "seconds": seconds,
         "peak_gigabytes": gigabytes,
         "loss_differs": loss_differences(losses, naive, padded),
-        "flop": {way: count_flop(lambda way=way: run(way)) for way in dict.fromkeys([*ways, "packed"])}
-        if args.flop or args.peak_tflops
-        else {},
+        "flop": {way: count_flop(lambda way=way: run(way)) for way in counted},
         "target_tokens": sum(len(arrays["text"]) for arrays in work.values()),
         "durations": [len(arrays["speech"]) / RATE for arrays in work.values()],
     }

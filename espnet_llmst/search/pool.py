@@ -4,8 +4,8 @@ An utterance is one row of the batch and its K beams are K query positions of th
 a pool of K positions a step that is never re-ordered: a mask says which positions are a beam's ancestors. The language
 model's own modules run unchanged; only their attention function is ours while the engine is at work.
 
-Shapes: N utterances (rows), K beams, P prompt positions, S pool positions (K each step), F positions of the shared
-beginning, H heads, G key-value heads, E width of a head, Q queries of a row (beams times heads that share keys).
+Shapes: Y layers, N utterances (rows), K beams, P prompt positions, S pool positions (K each step), F positions of the
+shared beginning, H heads, G key-value heads, E width of a head, Q queries of a row (beams times heads that share keys).
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from transformers.cache_utils import CacheLayerMixin, EncoderDecoderCache
 ATTENTION = "espnet_llmst_beams"
 GROWTH = 16  # steps by which the pool grows
 WIDTH = 64  # prompt positions to whose multiple an extent is rounded
+ALIGNED = 8  # the same of the storage: a GPU's fast products want it
 _active: list["KVPool"] = []  # the pool at work; transformers offers no way to hand it through every model
 
 
@@ -85,9 +86,9 @@ class KVPool(Cache):
 
     def __init__(self, num_layers: int, rows: int, beams: int, prompt_size: int, device: torch.device) -> None:
         super().__init__(layers=[_Layer(self, index) for index in range(num_layers)])
-        self.rows, self.beams, self.prompt_size, self.device = rows, beams, prompt_size, device
-        self.prompt_NGPE: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]  # keys, values
-        self.pool_NGSE: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]
+        self.rows, self.beams, self.prompt_size, self.device = rows, beams, _multiple(prompt_size, ALIGNED), device
+        self.prompt_YNGPE: list[torch.Tensor] = []  # keys, values
+        self.pool_YNGSE: list[torch.Tensor] = []
         self.shared_GFE: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]
         self.cross: CrossStates | None = None
         self.prompt_N = torch.zeros(rows, dtype=torch.long, device=device)  # lengths
@@ -104,10 +105,10 @@ class KVPool(Cache):
 
     def bytes_in_use(self) -> int:
         """What the keys and values of the rows at work take (not what is allocated)."""
-        if not self.prompt_NGPE[0]:
+        if not self.prompt_YNGPE:
             return 0
         positions = sum(self.prompts[: self.live]) + self.beams * sum(self.steps[: self.live]) + self.shared_size
-        return sum(t[0, :, :1].numel() * t.element_size() for layer in self.prompt_NGPE for t in layer) * positions
+        return sum(t[:, 0, :, :1].numel() * t.element_size() for t in self.prompt_YNGPE) * positions
 
     # -- storage ------------------------------------------------------------------------------------------------
 
@@ -121,20 +122,21 @@ class KVPool(Cache):
             else:
                 self.shared_GFE[layer] = [key[0], value[0]]
             return
-        if not self.prompt_NGPE[layer]:
-            shape = (self.rows, key.size(1), self.prompt_size)
-            self.prompt_NGPE[layer] = [t.new_zeros(*shape, t.size(-1)) for t in (key, value)]
-            shape = (self.rows, key.size(1), self.ancestor_NKS.size(2))
-            self.pool_NGSE[layer] = [t.new_zeros(*shape, t.size(-1)) for t in (key, value)]
+        if not self.prompt_YNGPE:  # all layers in one tensor: a row is moved by one copy
+            rows = (len(self.layers), self.rows, key.size(1))
+            self.prompt_YNGPE = [t.new_zeros(*rows, self.prompt_size, t.size(-1)) for t in (key, value)]
+            self.pool_YNGSE = [t.new_zeros(*rows, self.ancestor_NKS.size(2), t.size(-1)) for t in (key, value)]
+        if self.prompt_YNGPE[0].size(2) != key.size(1) or self.prompt_YNGPE[0].size(4) != key.size(3):
+            raise UnsupportedModelError("layers with different numbers or sizes of heads")
         for kind, new in enumerate((key, value)):
             if self.phase == "prefill":
-                self.prompt_NGPE[layer][kind][self.target, :, : new.size(2)] = new
+                self.prompt_YNGPE[kind][layer, self.target, :, : new.size(2)] = new
             elif self.common_step is not None:  # all rows are at the same step: a plain copy
                 at = self.common_step * self.beams
-                self.pool_NGSE[layer][kind][: self.used.rows, :, at : at + self.beams] = new
+                self.pool_YNGSE[kind][layer, : self.used.rows, :, at : at + self.beams] = new
             else:
                 index = self.slot_NK[:, None, :, None].expand(new.shape)
-                self.pool_NGSE[layer][kind][: self.used.rows].scatter_(2, index, new)
+                self.pool_YNGSE[kind][layer, : self.used.rows].scatter_(2, index, new)
 
     def reserve(self, steps: int) -> bool:
         """Make room for so many steps; whether the pool was moved for it."""
@@ -143,8 +145,7 @@ class KVPool(Cache):
             return False
         missing = _multiple(missing, GROWTH * self.beams)
         self.ancestor_NKS = functional.pad(self.ancestor_NKS, (0, missing))
-        for layer in self.pool_NGSE:
-            layer[:] = [functional.pad(t, (0, 0, 0, missing)) for t in layer]
+        self.pool_YNGSE = [functional.pad(t, (0, 0, 0, missing)) for t in self.pool_YNGSE]
         return True
 
     def admit(self, lengths: list[int]) -> None:
@@ -159,12 +160,10 @@ class KVPool(Cache):
         """Copy one row over another."""
         self.prompts[target], self.steps[target] = self.prompts[source], self.steps[source]
         prompt, steps = self.prompts[source], self.steps[source] * self.beams
-        for layer in self.prompt_NGPE:
-            for tensor in layer:
-                tensor[target, :, :prompt] = tensor[source, :, :prompt]
-        for layer in self.pool_NGSE:
-            for tensor in layer:
-                tensor[target, :, :steps] = tensor[source, :, :steps]
+        for tensor in self.prompt_YNGPE:
+            tensor[:, target, :, :prompt] = tensor[:, source, :, :prompt]
+        for tensor in self.pool_YNGSE:
+            tensor[:, target, :, :steps] = tensor[:, source, :, :steps]
         for tensor in (self.prompt_N, self.step_N, self.ancestor_NKS):
             tensor[target] = tensor[source].clone()
         if self.cross is not None:
@@ -258,8 +257,8 @@ class KVPool(Cache):
         """Keys and values that the rows at work look at: shared beginning, prompt, pool."""
         n, prompt, pool = self.used.rows, self.used.prompt, self.used.steps * self.beams
         views = [
-            [t[:n, :, :prompt], p[:n, :, :pool]]
-            for t, p in zip(self.prompt_NGPE[layer], self.pool_NGSE[layer], strict=True)
+            [t[layer, :n, :, :prompt], p[layer, :n, :, :pool]]
+            for t, p in zip(self.prompt_YNGPE, self.pool_YNGSE, strict=True)
         ]
         for kind, shared in enumerate(self.shared_GFE[layer]):
             views[kind].insert(0, shared[None].expand(n, -1, -1, -1))
@@ -279,17 +278,18 @@ class CrossStates(Cache):
     def __init__(self, num_layers: int, rows: int, size: int) -> None:
         super().__init__(layers=[_CrossLayer() for _ in range(num_layers)])
         self.rows, self.size = rows, size
-        self.stored: list[list[torch.Tensor]] = [[] for _ in range(num_layers)]
+        self.stored_YNHPE: list[torch.Tensor] = []  # keys, values
         self.length_N: torch.Tensor | None = None
         self.lengths = [0] * rows  # the same, where no GPU has to be asked
 
     def store(self, target: slice, new_layers, lengths: torch.Tensor, sizes: list[int]) -> None:
         """Take over the keys and values (rows, H, P, E) that a prefill computed."""
-        for layer, new in zip(self.stored, new_layers, strict=True):
-            if not layer:
-                layer[:] = [t.new_zeros(self.rows, t.size(1), self.size, t.size(3)) for t in new]
-            for tensor, part in zip(layer, new, strict=True):
-                tensor[target, :, : part.size(2)] = part
+        if not self.stored_YNHPE:
+            shape, first = (len(new_layers), self.rows), new_layers[0]
+            self.stored_YNHPE = [t.new_zeros(*shape, t.size(1), self.size, t.size(3)) for t in first]
+        for index, layer in enumerate(new_layers):
+            for tensor, part in zip(self.stored_YNHPE, layer, strict=True):
+                tensor[index, target, :, : part.size(2)] = part
         if self.length_N is None:
             self.length_N = lengths.new_ones(self.rows)  # an empty row sees something: no softmax of nothing
         self.length_N[target], self.lengths[target] = lengths, sizes
@@ -298,16 +298,15 @@ class CrossStates(Cache):
         """Let the model's layers see the first rows and positions."""
         places = torch.arange(used, device=self.length_N.device)
         self.hidden_NP = places >= self.length_N[:rows, None]
-        self.stand_in = self.stored[0][0][:rows, 0, :used]  # of the states themselves, which nobody reads
-        for layer, stored in zip(self.layers, self.stored, strict=True):
-            layer.keys, layer.values = (t[:rows, :, :used] for t in stored)
+        self.stand_in = self.stored_YNHPE[0][0, :rows, 0, :used]  # of the states themselves, which nobody reads
+        for index, layer in enumerate(self.layers):
+            layer.keys, layer.values = (t[index, :rows, :, :used] for t in self.stored_YNHPE)
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
         length = self.lengths[target] = self.lengths[source]
-        for layer in self.stored:
-            for tensor in layer:
-                tensor[target, :, :length] = tensor[source, :, :length]
+        for tensor in self.stored_YNHPE:
+            tensor[:, target, :, :length] = tensor[:, source, :, :length]
         self.length_N[target] = self.length_N[source].clone()
 
 

@@ -149,7 +149,7 @@ def test_rows_without_work_stay_finite(decoder, captures):  # noqa: F811
     engine = Engine(decoder, EOS, options, rows=8, graphs=True)
     assert len(dict(engine.decode(named(prompts(11))))) == 11
     work = engine.kept
-    tensors = [t for layer in work.pool.prompt_NGPE + work.pool.pool_NGSE for t in layer]
+    tensors = [*work.pool.prompt_YNGPE, *work.pool.pool_YNGSE]
     for tensor in [*tensors, work.beams.running_NK, work.beams.finished_NK]:
         assert torch.isfinite(tensor).all()
 
