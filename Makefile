@@ -16,7 +16,7 @@ demo: $(STAMP)
 	cd egs2/mini_st/llmst1 && ./run.sh --stage 1 --stop_stage 8
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

