@@ -212,7 +212,7 @@ def bench(args, directory: Path) -> dict:
             seconds[way].append(spent)
             gigabytes[way] = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else math.nan
             print(f"round {number + 1}: {way}: {spent:.2f} s", flush=True)
-    counted = dict.fromkeys([*(ways if args.flop else []), *(["packed"] if args.flop or args.peak_tflops else [])])
+    counted = dict.fromkeys([*ways, "packed"]) if args.flop else ["packed"] if args.peak_tflops else []
     return {
         "device": device,
         "seconds": seconds,

@@ -76,14 +76,13 @@ def capture_cuda(step: Step, extent: Extent, memory, stream) -> tuple[Callable[[
     """The graph of a step, which is recorded and not run: what replays it, and what it returns."""
     graph, cached = torch.cuda.CUDAGraph(), torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)  # a graph must not read casts that lie in another's memory
-    collected = gc.isenabled()
-    gc.collect()
+    collects = gc.isenabled()
     gc.disable()  # to free another engine's graphs and storage meanwhile would end the capture
     try:
         with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
             result = step(extent)
     finally:
         torch.set_autocast_cache_enabled(cached)
-        if collected:
+        if collects:
             gc.enable()
     return graph.replay, result
