@@ -73,6 +73,12 @@ def _multiple(number: int, of: int) -> int:
     return -(-number // of) * of
 
 
+def _copy_row(stored_YNGPE: list[torch.Tensor], source: int, target: int, positions: int) -> None:
+    """Copy the first positions of one row over another's, in all layers."""
+    for tensor in stored_YNGPE:
+        tensor[:, target, :, :positions] = tensor[:, source, :, :positions]
+
+
 class KVPool(Cache):
     """Storage for at most ``rows`` utterances; those at work occupy the rows from 0 to ``live``.
 
@@ -126,11 +132,12 @@ class KVPool(Cache):
             rows = (len(self.layers), self.rows, key.size(1))
             self.prompt_YNGPE = [t.new_zeros(*rows, self.prompt_size, t.size(-1)) for t in (key, value)]
             self.pool_YNGSE = [t.new_zeros(*rows, self.ancestor_NKS.size(2), t.size(-1)) for t in (key, value)]
-        if self.prompt_YNGPE[0].size(2) != key.size(1) or self.prompt_YNGPE[0].size(4) != key.size(3):
-            raise UnsupportedModelError("layers with different numbers or sizes of heads")
         for kind, new in enumerate((key, value)):
             if self.phase == "prefill":
-                self.prompt_YNGPE[kind][layer, self.target, :, : new.size(2)] = new
+                stored = self.prompt_YNGPE[kind]
+                if (stored.size(2), stored.size(4)) != (new.size(1), new.size(3)):
+                    raise UnsupportedModelError("layers with different numbers or sizes of heads")
+                stored[layer, self.target, :, : new.size(2)] = new
             elif self.common_step is not None:  # all rows are at the same step: a plain copy
                 at = self.common_step * self.beams
                 self.pool_YNGSE[kind][layer, : self.used.rows, :, at : at + self.beams] = new
@@ -161,10 +168,8 @@ class KVPool(Cache):
         """Copy one row over another."""
         self.prompts[target], self.steps[target] = self.prompts[source], self.steps[source]
         prompt, steps = self.prompts[source], self.steps[source] * self.beams
-        for tensor in self.prompt_YNGPE:
-            tensor[:, target, :, :prompt] = tensor[:, source, :, :prompt]
-        for tensor in self.pool_YNGSE:
-            tensor[:, target, :, :steps] = tensor[:, source, :, :steps]
+        _copy_row(self.prompt_YNGPE, source, target, prompt)
+        _copy_row(self.pool_YNGSE, source, target, steps)
         for tensor in (self.prompt_N, self.step_N, self.ancestor_NKS):
             tensor[target] = tensor[source].clone()
         if self.cross is not None:
@@ -306,8 +311,7 @@ class CrossStates(Cache):
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
         length = self.lengths[target] = self.lengths[source]
-        for tensor in self.stored_YNHPE:
-            tensor[:, target, :, :length] = tensor[:, source, :, :length]
+        _copy_row(self.stored_YNHPE, source, target, length)
         self.length_N[target] = self.length_N[source].clone()
 
 

@@ -21,6 +21,7 @@ from espnet_llmst.search.beams import banned_tokens, is_loop
 from espnet_llmst.search.engine import Engine, Prompt, largest_error
 from espnet_llmst.search.generate import Searcher, generate
 from espnet_llmst.search.options import SearchOptions
+from espnet_llmst.search.pool import KVPool, UnsupportedModelError
 
 FULL = os.environ.get("LLMST_PARITY") == "full"
 EARLY, PENALTIES = (False, True, "never"), (0.0, 0.6, 1.0, 2.0)
@@ -228,3 +229,12 @@ def test_repetition_is_found():
 def test_bad_options_are_one_clear_line(wrong):
     with pytest.raises(InputError):
         SearchOptions(**wrong)
+
+
+@pytest.mark.parametrize("other", [((1, 1, 3, 4), (1, 1, 3, 4)), ((1, 2, 3, 4), (1, 2, 3, 6))], ids=["number", "size"])
+def test_layers_of_different_heads_are_refused(other):
+    pool = KVPool(num_layers=2, rows=1, beams=2, prompt_size=3, device=torch.device("cpu"))
+    pool.target = slice(0, 1)
+    pool.write(0, torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
+    with pytest.raises(UnsupportedModelError, match="heads"):
+        pool.write(1, *map(torch.ones, other))
