@@ -23,6 +23,14 @@ def _parse(code: str) -> langcodes.Language:
     return language
 
 
+@cache
+def two_letters(code: str) -> str:
+    """The shortest code, of the macrolanguage where there is one: ``pt_br`` -> pt, ``jpn`` -> ja."""
+    tag = code.replace("_", "-")
+    known = langcodes.standardize_tag(tag) if langcodes.tag_is_valid(tag) else code  # zho is valid, zh its standard
+    return _parse(known).prefer_macrolanguage().language
+
+
 def english_name(code: str) -> str:
     """The language's name in English: ``fr`` -> French, ``zh-CN`` -> Chinese."""
     language = _parse(code)

@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from espnet_llmst.cli import get_parser, run
+from espnet_llmst.cli import InputError, get_parser, run
 from espnet_llmst.datadir.kaldi import atomic_write
 from espnet_llmst.scoring.decodes import Decode, add_source_options, load, sources_of
 from espnet_llmst.scoring.metrics import ALL_METRICS, ASR_METRICS
@@ -29,11 +29,14 @@ def parser() -> ArgumentParser:
 
 def metrics_of(decode: Decode) -> Sequence[str]:
     """The metrics to test when the user names none."""
-    return ASR_METRICS if set(decode.metrics) & set(ASR_METRICS) else ("BLEU", "chrF2", "TER")
+    scored = set(decode.metrics)
+    return ASR_METRICS if scored and scored <= set(ASR_METRICS) else ("BLEU", "chrF2", "TER")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if min(args.n_bootstrap, args.n_trials) < 1:
+        raise InputError("--n_bootstrap and --n_trials must be at least 1")
     from espnet_llmst.scoring.compare import compare, pair, render_comparison
 
     sources, results = sources_of(args), []

@@ -4,8 +4,7 @@ import hashlib
 import json
 import shlex
 import sys
-import time
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -56,11 +55,16 @@ def parse(argv: Sequence[str] | None):
     parser.add_argument("--shuffle_audio", type=int, metavar="SEED", help="Control: another utterance's audio")
     parser.add_argument("--rows", type=int, default=16, help="Utterances searched at a time")
     parser.add_argument("--kv_memory", type=float, metavar="GB", help="Limit of the language model's keys and values")
-    parser.add_argument(
-        "--cuda_graphs", default=False, type=lambda text: text.lower() == "true", help="Capture steps on a GPU"
-    )
+    parser.add_argument("--cuda_graphs", default=False, type=true_or_false, help="Capture steps on a GPU")
     add_search_options(parser)
     return parser.parse_args(argv)
+
+
+def true_or_false(text: str) -> bool:
+    """An option's value; anything but these two words is refused."""
+    if text.lower() not in ("true", "false"):
+        raise ArgumentTypeError(f"'{text}' must be true or false")
+    return text.lower() == "true"
 
 
 def add_search_options(parser) -> None:
@@ -69,7 +73,7 @@ def add_search_options(parser) -> None:
         if field.name == "early_stopping":
             kind = {"type": lambda text: {"true": True, "false": False}.get(text.lower(), text)}
         elif field.type is bool:
-            kind = {"type": lambda text: text.lower() == "true"}
+            kind = {"type": true_or_false}
         else:
             kind = {"type": float if field.type == float | None else field.type}
         parser.add_argument(f"--{field.name}", default=field.default, **kind)
@@ -144,17 +148,17 @@ def decode_set(args: Namespace, work: Work, settings: dict, speech2text, transcr
     job_dir = work.output_dir / f"job.{args.job}"
     shard = Shard(job_dir / "finished.jsonl", settings)
     sizes = sizes_of_share(work.data_dir, args.job, args.num_jobs)
+    shard.keep(sizes)
     info_file = job_dir / "decode.json"
     if info_file.exists() and shard.nbest.keys() == sizes.keys():
         return
     info_file.unlink(missing_ok=True)
-    started, (src, tgt) = time.monotonic(), parse_direction(work.direction)
+    src, tgt = parse_direction(work.direction)
     share = {"job": args.job, "num_jobs": args.num_jobs, "shuffle_audio": work.shuffle_audio}
     options = {"batch_seconds": args.batch_seconds, "transcriber": transcriber, "finished": set(shard.nbest), **share}
     with shard.writing():
         for utt, nbest, heard in decode_dir(speech2text, work.data_dir, args.task, src, tgt, **options):
             shard.add(utt, nbest, heard)
-    seconds = time.monotonic() - started
     results, transcripts, malformed = shard.nbest, shard.heard or None, 0
     if args.task == "srt":
         results, transcripts, malformed = split_transcripts(results, speech2text.preprocess.template, src, tgt)
@@ -162,6 +166,7 @@ def decode_set(args: Namespace, work: Work, settings: dict, speech2text, transcr
     info = {"command": shlex.join(["llmst_inference", *sys.argv[1:]]), "set": work.data_dir.name, **settings}
     info |= {"n": len(results), "resumed": len(options["finished"]), "malformed": malformed}
     info["loops"] = [utt for utt, nbest in sorted(shard.nbest.items()) if is_loop(nbest[0].ids)]
+    seconds = sum(shard.seconds.values())  # of killed runs, too
     info |= {"speech_seconds": sum(sizes.values()) / 16000, "search_seconds": seconds, "wall_seconds": seconds}
     write_info(job_dir, info | {"gpu_seconds": seconds if args.ngpu else 0.0})
 

@@ -6,7 +6,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from espnet_llmst.cli import get_parser, run
-from espnet_llmst.scoring.results import format_table, refuse_stale, write_results
+from espnet_llmst.scoring.results import format_table, write_results
+from espnet_llmst.scoring.score_files import refuse_stale
 
 
 def parser() -> ArgumentParser:

@@ -12,12 +12,12 @@ from espnet_llmst.datadir.kaldi import atomic_write, read_table
 from espnet_llmst.provenance import changed_input, inputs_of
 from espnet_llmst.scoring.comet import DEFAULT_COMET, comet_score
 from espnet_llmst.scoring.decodes import read_durations
-from espnet_llmst.scoring.metrics import ALL_METRICS, ASR_METRICS, ST_METRICS
+from espnet_llmst.scoring.metrics import ALL_METRICS, ASR_METRICS, CHARACTER_LANGUAGES, ST_METRICS, base_language
 from espnet_llmst.scoring.results import bleu_with_interval
 from espnet_llmst.scoring.score import align, bucket_edges_of, edges_of, score_hypotheses, split_srt
 
 METRICS = {"st": ST_METRICS, "asr": ASR_METRICS}
-PRINTED = ("BLEU", "spBLEU", "chrF2", "TER", "WER", "CER", "COMET")
+PRINTED = ("BLEU", "BLEU_char", "spBLEU", "chrF2", "TER", "WER", "CER", "COMET")
 
 
 def parser() -> ArgumentParser:
@@ -85,6 +85,14 @@ def comet_of(args: Namespace, hyps: dict[str, str], refs: list[dict[str, str]]) 
     return comet_score(texts, ref, [sources[utt] for utt in ids], **options)
 
 
+def metrics_of(args: Namespace) -> list[str]:
+    """The metrics asked for; those of ``--kind`` without TER where writing has no words for it to count."""
+    chosen = args.metrics or METRICS[args.kind]
+    if not args.metrics and base_language(args.tgt_lang) in CHARACTER_LANGUAGES:
+        chosen = [name for name in chosen if not name.startswith("TER")]
+    return list(dict.fromkeys([*chosen, *args.also]))
+
+
 def scores_of(args: Namespace, command: str) -> dict:
     """What ``--out`` gets."""
     hyps, malformed = read_table(args.hyp, allow_empty=True), {}
@@ -93,6 +101,9 @@ def scores_of(args: Namespace, command: str) -> dict:
         *parts, count = split_srt(hyps, args.srt_tags)
         hyps, malformed = parts[args.kind == "st"], {"n_malformed": count}
     durations = read_durations(args.durations, args.fs) if args.durations else None
+    groups = read_table(args.groups) if args.groups else None
+    if groups and not groups.keys() & refs[0].keys():
+        raise InputError(f"{args.groups}: no utterance of {args.ref[0]} is in it, check --groups")
     comet = {"COMET": comet_of(args, hyps, refs)} if args.comet else {}
     scores = score_hypotheses(
         hyps,
@@ -101,9 +112,9 @@ def scores_of(args: Namespace, command: str) -> dict:
         durations=durations,
         bucket_edges=bucket_edges_of(args.buckets, list((durations or {}).values())),
         length_edges=edges_of(args.length_buckets, "--length_buckets"),
-        groups=read_table(args.groups) if args.groups else None,
+        groups=groups,
         allow_missing=args.allow_missing,
-        metrics=list(dict.fromkeys([*(args.metrics or METRICS[args.kind]), *args.also])),
+        metrics=metrics_of(args),
         tokenize=args.tokenize,
         set_name=args.set_name or Path(args.out).absolute().parent.name,
         decode_info=read_decode_info(args.decode_info) if args.decode_info else None,
@@ -112,12 +123,25 @@ def scores_of(args: Namespace, command: str) -> dict:
     return {**scores, **malformed, **comet, "inputs": inputs_of([args.hyp, *args.ref])}
 
 
+def options_of_config(args: Namespace, given: Sequence[str]) -> list[str]:
+    """What llmst_compare and llmst_report look for in the recorded command and a ``--config`` file said."""
+    if not args.config:
+        return []
+    words = []
+    for name in ("hyp", "ref", "tgt_lang", "out", "kind", "tokenize", "durations", "fs", "srt_tags"):
+        value, said = getattr(args, name), any(word.split("=")[0] == f"--{name}" for word in given)
+        if value is not None and not said:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    said = not args.allow_missing or "--allow_missing" in given
+    return words if said else [*words, "--allow_missing"]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.fs <= 0:
         raise InputError(f"--fs {args.fs:g} is not a sampling rate, give samples per second")
-    given = sys.argv[1:] if argv is None else argv
-    scores = scores_of(args, shlex.join(["llmst_score", *given]))
+    given = list(sys.argv[1:] if argv is None else argv)
+    scores = scores_of(args, shlex.join(["llmst_score", *given, *options_of_config(args, given)]))
     with atomic_write(args.out) as file:
         json.dump(scores, file, indent=2, ensure_ascii=False)
         file.write("\n")

@@ -24,6 +24,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--decode_suffix", default="", help="what options of the command line add to a decode's name")
     p.add_argument("--stage", type=int, default=1)
     p.add_argument("--stop_stage", type=int, default=8)
+    p.add_argument("--inference_args", default="", help="options of llmst_inference, for the commands that are shown")
     p.add_argument("--dry_run", action="store_true", help="print what is there, what is missing and GPU memory")
     p.add_argument("--list_runs", action="store_true", help="print the calls of llmst.sh: row and options, by tabs")
     p.add_argument("--out", metavar="MD", help="write the table")
@@ -49,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = runs.choose_rows(table, args.rows, args.table)
     settings = runs.Settings(args.conf, args.expdir, args.train_args, args.decode_suffix, args.stage, args.stop_stage)
     experiments = collect_results(args.expdir) if args.expdir.is_dir() else {}
+    decoding = ["--inference_args", args.inference_args] if args.inference_args else []
     if args.dry_run:
         with contextlib.redirect_stdout(sys.stderr):  # ESPnet prints on import that it found no flash_attn
-            lines = runs.plan_lines(table, rows, experiments, settings)
+            lines = runs.plan_lines(table, rows, experiments, settings, decoding)
         print("\n".join(lines))
     if args.list_runs:
         for one in runs.table_runs(table, rows, settings):
@@ -59,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out:
         words = ["./run.sh", "--table", args.table]
         words += ["--seeds", " ".join(map(str, args.seeds))] if args.seeds else []
+        words += ["--expdir", str(args.expdir)] if args.expdir != Path("exp") else []
         words += ["--train_args", args.train_args] if args.train_args else []
-        text = runs.render_full(table, experiments, settings, shlex.join(words))
+        text = runs.render_full(table, experiments, settings, shlex.join([*words, *decoding]))
         with atomic_write(args.out) as file:
             file.write(text)
         print(text)

@@ -4,7 +4,6 @@
 the recipe; how far the recipe lies above the file follows from the command's own --out.
 """
 
-import json
 import os
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -16,6 +15,7 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import read_table, text_files
 from espnet_llmst.scoring.metrics import ALL_METRICS
 from espnet_llmst.scoring.score import align, split_srt
+from espnet_llmst.scoring.score_files import read_scores, refuse_stale
 
 CONTROL = "scores_shuffled.json"
 HYPOTHESES = "1best_recog/text"
@@ -86,21 +86,6 @@ def read_durations(path: str | Path, fs: float) -> dict[str, float]:
     return seconds
 
 
-def read_json(path: str | Path) -> dict:
-    """A JSON file that holds a mapping.
-
-    Raises:
-        InputError: it cannot be read, or is something else.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}), score this decode again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is not what llmst_score writes, score this decode again")
-    return content
-
-
 def find_scores(path: str | Path) -> list[Path]:
     """Every score file at or below a folder but the controls', in natural order of phases.
 
@@ -147,9 +132,10 @@ def load_decode(path: Path, sources: Sources) -> Decode:
     """The decode whose scores stand in ``path`` (a scores.json); ``sources.data`` tells where its set is now.
 
     Raises:
-        InputError: the file was not written by llmst_score, or what it names is missing.
+        InputError: the file was not written by llmst_score, what it names is missing, or the decode is stale.
     """
-    scores = read_json(path)
+    scores = read_scores(path)
+    refuse_stale([path.parent])
     args = _recorded(path, scores)
     set_name = scores.get("set") or path.parent.name
     recipe = _recipe_of(path, args.out)
@@ -179,7 +165,7 @@ def load_decode(path: Path, sources: Sources) -> Decode:
         tgt_lang=args.tgt_lang,
         tokenize=args.tokenize,
         scores=scores,
-        control=read_json(control) if not suffix and control.exists() else None,
+        control=read_scores(control) if not suffix and control.exists() else None,
         folder=path.parent,
         data_dir=ref_files[0].parent,
         recipe=recipe,
@@ -234,7 +220,8 @@ def _name(folder: Path) -> str:
 
 def audio_and_source(decode: Decode) -> tuple[dict[str, str], dict[str, str]]:
     """The wav.scp of a decode's set, and what is said where its data directory has the other language's text."""
-    if decode.data_dir is None or not (decode.data_dir / "wav.scp").exists():
+    folder = decode.data_dir
+    if folder is None or not (folder / "wav.scp").exists() or (folder / "segments").exists():  # of recordings
         return {}, {}
     texts = text_files(decode.data_dir)
     others = [path for lang, path in texts.items() if lang != decode.tgt_lang]

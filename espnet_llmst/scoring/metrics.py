@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from espnet_llmst.cli import InputError
+from espnet_llmst.languages import two_letters
 
 ST_METRICS = ("BLEU", "BLEU_lc", "chrF2", "chrF2_lc", "TER", "TER_cased")
 ASR_METRICS = ("WER", "CER")
@@ -32,12 +33,15 @@ def bootstrap_seed() -> int | None:
 
 
 def base_language(lang: str) -> str:
-    """The language of a code without its region: ``zh-CN`` and ``cmn_hans_cn`` -> ``zh``, ``pt_br`` -> ``pt``.
+    """The language of a code without its region: ``zh-CN``, ``cmn_hans_cn``, ``zho`` -> ``zh``, ``pt_br`` -> ``pt``.
 
     Cantonese counts as Chinese, as its writing asks of tokenizers.
+
+    Raises:
+        InputError: there is no such language.
     """
-    language = lang.replace("_", "-").split("-")[0].lower()
-    return {"cmn": "zh", "yue": "zh"}.get(language, language)
+    language = two_letters(lang)
+    return "zh" if language == "yue" else language
 
 
 def bleu_tokenizer(tgt_lang: str) -> str:

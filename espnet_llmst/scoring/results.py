@@ -8,85 +8,32 @@ Layout read here::
     exp/foundation/<name>/eval.json                                one score, or a list, of a foundation model
 """
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from os import curdir
-from os.path import isabs, relpath
 from pathlib import Path
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.kaldi import atomic_write
-from espnet_llmst.provenance import changed_input
 from espnet_llmst.scoring.metrics import ALL_METRICS
 from espnet_llmst.scoring.score import environment, git_commit
+from espnet_llmst.scoring.score_files import is_number, read_json, read_scores, stale_reason
 from espnet_llmst.scoring.tables import is_begun, load_table, render_table
 
 FOUNDATION = "foundation"
 SHUFFLED = "scores_shuffled.json"
 BLEU_CI, SHUFFLED_BLEU = "BLEU [95 % CI]", "shuffled-audio BLEU"
-COLUMNS = ("n", BLEU_CI, "BLEU lc", "chrF2", "TER", "WER", SHUFFLED_BLEU, "speech s", "RTF")
+OPTIONAL = ("missing", "BLEU char", "spBLEU", "COMET")  # columns that stand only where a row fills them
+COLUMNS = ("n", "missing", BLEU_CI, "BLEU lc", *OPTIONAL[1:], "chrF2", "TER", "WER", SHUFFLED_BLEU, "speech s", "RTF")
 TERMINAL_COLUMNS = tuple(column for column in COLUMNS if column != "speech s")
 SHORT_HEAD = {SHUFFLED_BLEU: "shuffled"}
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}), remove it or make it again") from error
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _read_scores(path: Path) -> dict:
-    scores = _read_json(path)
-    found = [scores[name] for name in ALL_METRICS if name in scores] if isinstance(scores, dict) else []
-    if not found or not all(isinstance(entry, dict) and _is_number(entry.get("score")) for entry in found):
-        raise InputError(f"{path}: is not a score file of llmst_score, score this decode again")
-    return scores
 
 
 def _natural(path: Path) -> list[list]:
     """Sort key of a path that puts phase ``10_x`` behind ``2_x``."""
     split = [re.split(r"([0-9]+)", part) for part in path.parts]  # numbers stand at the odd places
     return [[int(p) if i % 2 else p for i, p in enumerate(pieces)] for pieces in split]
-
-
-def stale_reason(folder: Path) -> str | None:
-    """Why the scores of a decode no longer hold: what it was made from, or scored against, has changed since.
-
-    Recorded paths are relative to the recipe, as the decode's own is, which tells where the recipe lies.
-    """
-    recipe = Path()
-    for file in (folder / "shuffled/decode.json", folder / "decode.json"):
-        info = _read_json(file) if file.is_file() else {}
-        made_as = info.get("output_dir", "")
-        recipe = file.parent / relpath(curdir, made_as) if made_as and not isabs(made_as) else Path()
-        changed = changed_input(info.get("inputs", {}), recipe)
-        if changed:
-            return f"{changed} has changed since this was decoded; run stage 7 again"
-    for path in sorted(folder.glob("scores*.json")):
-        changed = changed_input(_read_scores(path).get("inputs", {}), recipe)
-        if changed:
-            return f"{changed} has changed since this was scored; run stage 8 again"
-    return None
-
-
-def refuse_stale(folders: Sequence[str | Path]) -> None:
-    """Refuse decodes whose scores no longer hold.
-
-    Raises:
-        InputError: naming the first, what has changed, and the remedy.
-    """
-    for folder in map(Path, folders):
-        reason = stale_reason(folder)
-        if reason:
-            raise InputError(f"{folder}: stale, {reason}")
 
 
 def _decode_rows(folder: Path, name: str) -> list[dict]:
@@ -97,7 +44,7 @@ def _decode_rows(folder: Path, name: str) -> list[dict]:
     reason = stale_reason(folder)
     if reason:
         return [{"name": name, "scores": {}, "shuffled": None, "stale": reason}]
-    files = {path.name: _read_scores(path) for path in sorted(folder.glob("scores*.json"))}
+    files = {path.name: read_scores(path) for path in sorted(folder.glob("scores*.json"))}
     shuffled, scores = files.pop(SHUFFLED, None), files.pop("scores.json", None)
     rows = [{"name": name, "scores": scores or {}, "shuffled": shuffled}] if scores or shuffled else []
     for file, other in files.items():
@@ -146,16 +93,16 @@ def collect_foundation(expdir: str | Path) -> list[dict]:
     """
     entries = []
     for path in sorted(Path(expdir).glob(f"{FOUNDATION}/*/eval.json"), key=_natural):
-        content = _read_json(path)
+        content = read_json(path)
         for entry in content if isinstance(content, list) else [content]:
-            if not (isinstance(entry, dict) and {"model", "metric"} <= set(entry) and _is_number(entry.get("score"))):
+            if not (isinstance(entry, dict) and {"model", "metric"} <= set(entry) and is_number(entry.get("score"))):
                 raise InputError(f"{path}: an entry needs model, metric and a number score, evaluate it again")
             entries.append(entry)
     return entries
 
 
 def _number(value: object, digits: int) -> str:
-    return f"{value:.{digits}f}" if _is_number(value) else ""
+    return f"{value:.{digits}f}" if is_number(value) else ""
 
 
 def _score(scores: Mapping, name: str) -> str:
@@ -175,7 +122,11 @@ def _cells(row: Mapping) -> dict[str, str]:
     return {
         "n": str(scores.get("n", "")),
         BLEU_CI: bleu_with_interval(scores["BLEU"]) if "BLEU" in scores else "",
+        "missing": str(scores.get("n_missing") or ""),
         "BLEU lc": _score(scores, "BLEU_lc"),
+        "BLEU char": _score(scores, "BLEU_char"),
+        "spBLEU": _score(scores, "spBLEU"),
+        "COMET": _score(scores, "COMET"),
         "chrF2": _score(scores, "chrF2"),
         "TER": _score(scores, "TER"),
         "WER": _score(scores, "WER") or (cer and f"{cer} (CER)"),
@@ -202,7 +153,7 @@ def _provenance(rows: Sequence[Mapping]) -> list[str]:
     """Below a table: the signature of every metric, the commits and the commands that gave its scores."""
     files = [scores for row in rows for scores in (row["scores"], row["shuffled"]) if scores]
     lines = []
-    for name in ALL_METRICS:
+    for name in (*ALL_METRICS, "COMET"):
         signatures = _unique([scores[name].get("signature") for scores in files if name in scores])
         lines += [f"- {name}: `{signature}`" for signature in signatures]
     lines += [f"- scored at commit `{commit}`" for commit in _unique([s.get("git_commit") for s in files])]
@@ -247,9 +198,11 @@ def render_markdown(
             *(line for one in tables for line in render_table(one, experiments)),
         ]
     for experiment, rows in experiments.items():
-        table = [[_stale_name(row), *(_cells(row)[column] for column in COLUMNS)] for row in rows]
+        cells = [_cells(row) for row in rows]
+        columns = [column for column in COLUMNS if column not in OPTIONAL or any(cell[column] for cell in cells)]
+        table = [[_stale_name(row), *(cell[c] for c in columns)] for row, cell in zip(rows, cells, strict=True)]
         lines += ["", f"## {expdir.rstrip('/')}/{experiment}", ""]
-        lines += [*_markdown_table(("decode/set", *COLUMNS), table), "", *_provenance(rows)]
+        lines += [*_markdown_table(("decode/set", *columns), table), "", *_provenance(rows)]
     if foundation:
         lines += ["", *_foundation_section(foundation)]
     return "\n".join(lines).rstrip("\n") + "\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llmst.cli import InputError
+from espnet_llmst.provenance import content_hash
 from espnet_llmst.scoring.compare import paired_test
 from espnet_llmst.scoring.decodes import Sources, load_decode
 from espnet_llmst.scoring.metrics import ALL_METRICS
@@ -104,9 +105,9 @@ def table_runs(table: Mapping, rows: Sequence[Mapping], settings: Settings) -> l
     return runs
 
 
-def command_of(run: Run) -> str:
-    """The run as a user would type it: options that change nothing are left out."""
-    words = []
+def command_of(run: Run, words: Sequence[str] = ()) -> str:
+    """The run as a user would type it, with other ``words``: options that change nothing are left out."""
+    words = list(words)
     for option in run.options:
         key, _, value = option.partition("=")
         if value and (key, value) != ("--expdir", "exp"):
@@ -114,11 +115,14 @@ def command_of(run: Run) -> str:
     return shlex.join(["./run.sh", *words])
 
 
-def phase_state(folder: Path) -> str:
-    """Whether a phase is trained, by the marks that stage 6 leaves."""
+def phase_state(folder: Path, config: Path) -> str:
+    """Whether a phase is trained, by the marks that stage 6 leaves: the second begins with the hash of its YAML."""
+    begun = folder / ".started"
+    if begun.exists() and not begun.read_text(encoding="utf-8").startswith(content_hash(config)):
+        return "its YAML has changed since it was begun, will be refused"
     if (folder / ".done").exists():
         return "trained"
-    return "begun, goes on" if (folder / ".started").exists() else "to train"
+    return "begun, goes on" if begun.exists() else "to train"
 
 
 def gpu_memory(config: Path) -> str:
@@ -133,8 +137,10 @@ def gpu_memory(config: Path) -> str:
     return f"{sum(memory[key] for key in ('weights', 'gradients', 'optimizer')) / 1e9:.2f} GB and activations"
 
 
-def plan_lines(table: Mapping, rows: Sequence[Mapping], experiments: Mapping, settings: Settings) -> list[str]:
-    """What would be run: of each row its phases, its decodes, and the commands."""
+def plan_lines(
+    table: Mapping, rows: Sequence[Mapping], experiments: Mapping, settings: Settings, words: Sequence[str] = ()
+) -> list[str]:
+    """What would be run: of each row its phases, its decodes, and the commands with the user's other ``words``."""
     lines, memory, sizes = [table["title"]], {}, []
     for row in rows:
         sets = [one for place in row["places"] for one in place.sets]
@@ -144,10 +150,10 @@ def plan_lines(table: Mapping, rows: Sequence[Mapping], experiments: Mapping, se
             if config not in memory:
                 memory[config] = gpu_memory(config)
                 sizes.append(memory[config])
-            lines.append(f"  phase   {run.folder}: {phase_state(run.folder)}; GPU memory: {memory[config]}")
+            lines.append(f"  phase   {run.folder}: {phase_state(run.folder, config)}; GPU memory: {memory[config]}")
             if run.decodes:
                 lines += _decode_lines(table, row, sets, run, experiments, settings)
-            lines.append(f"  command {command_of(run)}")
+            lines.append(f"  command {command_of(run, words)}")
     return lines
 
 

@@ -258,13 +258,20 @@ def _difference(cell: Cell | None, published: float | None, tolerance: float | N
     return f"{text} ({'within' if abs(cell.score - published) <= tolerance else 'beyond'} {tolerance:g})"
 
 
+def _why_none(row: Mapping, experiments: Mapping) -> str:
+    entries = [entry for _, experiment in row["experiments"] for entry in experiments.get(experiment, [])]
+    if any(entry.get("stale") for entry in entries):
+        return "stale"
+    return "not run" if row["method"] else NONE
+
+
 def row_lines(table: Mapping, row: Mapping, experiments: Mapping, suffix: str = "") -> list[tuple[Cell | None, list]]:
     """Cell and printed columns (name, published, ours, difference, control) of every place of a row."""
     lines = []
     for place in row["places"]:
         cell = place_cell(table, row, place, experiments, suffix)
         name = f"{row['name']}, {place.column}" if place.column else row["name"]
-        ours = _ours(cell, row["seeds"]) if cell else "not run" if row["method"] else NONE
+        ours = _ours(cell, row["seeds"]) if cell else _why_none(row, experiments)
         control = NONE if cell is None or cell.control is None else f"{cell.control:.1f}"
         known = NONE if place.published is None else str(float(place.published))
         tolerance = row.get("tolerance", table.get("tolerance"))
@@ -274,12 +281,12 @@ def row_lines(table: Mapping, row: Mapping, experiments: Mapping, suffix: str = 
 
 def closing_lines(table: Mapping, experiments: Mapping, suffix: str = "") -> list[str]:
     """Below a table: how far the order of the rows agrees, and its note."""
-    columns: dict[str, list] = {}
+    columns: dict[tuple[str, str], list] = {}
     for row in table["rows"]:
         for place in row["places"]:
             cell = place_cell(table, row, place, experiments, suffix)
             if cell and place.published is not None:
-                columns.setdefault(place.column, []).append((place.published, cell))
+                columns.setdefault((place.column, metric_of(table, row)), []).append((place.published, cell))
     sentences = [agreement(list(columns.values()))] if any(len(one) > 1 for one in columns.values()) else []
     sentences += [table["note"].strip()] if table.get("note") else []
     return [" ".join(sentences), ""] if sentences else []

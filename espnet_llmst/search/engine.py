@@ -9,6 +9,7 @@ Shapes: N utterances (rows), K beams, L prompt length, D width, V vocabulary.
 
 import gc
 import logging
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -222,7 +223,7 @@ class _Work:
         fill = self._fill_seq2seq if self.engine.is_seq2seq else self._fill_causal
         logits_N1V = fill(embeds_NLD, torch.tensor(sizes, device=self.device), sizes)
         limits = [min(prompt.limit or self.options.max_new_tokens, self.options.max_new_tokens) for prompt in group]
-        seeds = [self.options.seed + _number(prompt.key) for prompt in group]
+        seeds = [self.options.seed + number_of(prompt.key) for prompt in group]
         self.beams.admit(rows, torch.tensor(limits, device=self.device), seeds)
         self.beams.select(logits_N1V, rows)
 
@@ -360,5 +361,6 @@ def _plain_logits(engine: Engine, embeds_LD: torch.Tensor, text_T: torch.Tensor)
         return engine.lm(inputs_embeds=whole, use_cache=False).logits[0, len(embeds_LD) - 1 :].float()
 
 
-def _number(key: str) -> int:
-    return int.from_bytes(key.encode()[-4:], "little")  # another seed for every utterance, the same in every run
+def number_of(key: str) -> int:
+    """A number for a key: another seed for every utterance, the same in every run."""
+    return zlib.crc32(key.encode())

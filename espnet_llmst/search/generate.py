@@ -6,12 +6,13 @@ Shapes: L prompt length, D width.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import chain, islice
 
 import torch
 from transformers import GenerationConfig
 
-from espnet_llmst.search.engine import Engine, Prompt, largest_error
+from espnet_llmst.search.engine import Engine, Prompt, largest_error, number_of
 from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.search.pool import UnsupportedModelError
 
@@ -102,13 +103,23 @@ class Searcher:
 
     @torch.inference_mode()
     def _generate(self, prompts: Iterator[Prompt], shared: torch.Tensor | None) -> Iterator[tuple[str, Nbest]]:
-        while group := list(islice(prompts, FALLBACK_BATCH)):
+        alone = self.options.do_sample or self.options.max_tokens_per_second  # each has a seed, or a limit, of its own
+        while group := list(islice(prompts, 1 if alone else FALLBACK_BATCH)):
             before = [] if shared is None else [shared]
             embeds = [torch.cat([*before, prompt.embeds]) for prompt in group]
+            if self.options.do_sample:
+                torch.manual_seed(self.options.seed + number_of(group[0].key))
             with self.context():
-                found = generate(self.decoder, self.tokenizer, embeds, self.options)
+                found = generate(self.decoder, self.tokenizer, embeds, _limited(self.options, group[0].limit))
             for prompt, nbest in zip(group, found, strict=True):
                 yield prompt.key, nbest
+
+
+def _limited(options: SearchOptions, limit: int | None) -> SearchOptions:
+    if limit is None:
+        return options
+    most = min(limit, options.max_new_tokens)
+    return replace(options, max_new_tokens=most, min_new_tokens=min(most, options.min_new_tokens))
 
 
 def _remembered(prompts: Iterable[Prompt], taken: dict[str, Prompt]) -> Iterator[Prompt]:

@@ -48,6 +48,11 @@ class SearchOptions:
             raise InputError(f"early_stopping: '{self.early_stopping}' must be true, false or never")
         if self.do_sample and self.beam_size != 1:
             raise InputError("do_sample: needs beam_size 1")
+        counts = (self.min_new_tokens, self.no_repeat_ngram_size, self.top_k, self.max_tokens_per_second or 0)
+        if min(counts) < 0:
+            raise InputError(
+                "search: min_new_tokens, no_repeat_ngram_size, top_k, max_tokens_per_second must not be negative"
+            )
         if self.temperature <= 0 or self.repetition_penalty <= 0 or not 0 < self.top_p <= 1:
             raise InputError("search: temperature and repetition_penalty must be above 0, top_p in (0, 1]")
 

@@ -60,7 +60,7 @@ def merge_jobs(output_dir: Path, num_jobs: int) -> dict:
     info["loops"] = sorted(utt for one in infos for utt in one["loops"])
     info["wall_seconds"] = max(one["wall_seconds"] for one in infos)
     write_info(output_dir, info)
-    for job in jobs:
+    for job in output_dir.glob("job.*"):  # also those of a run with more of them
         shutil.rmtree(job)
     return info
 

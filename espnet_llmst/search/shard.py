@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from espnet_llmst.search.hypothesis import Hypothesis
 
 SYNC_SECONDS = 2.0
+FORMAT = 2  # of the file; one of another format is begun anew
 
 
 class Shard:
@@ -22,9 +23,10 @@ class Shard:
     """
 
     def __init__(self, path: Path, settings: dict) -> None:
-        self.path, self.settings = path, settings
+        self.path, self.settings = path, {"format": FORMAT, **settings}
         self.nbest: dict[str, list[Hypothesis]] = {}
         self.heard: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}  # from the result before to this one
         self.size = self._read() if path.exists() else 0
 
     def _read(self) -> int:
@@ -44,8 +46,15 @@ class Shard:
 
     def _take(self, entry: dict) -> None:
         self.nbest[entry["utt"]] = [Hypothesis(**hypothesis) for hypothesis in entry["nbest"]]
+        self.seconds[entry["utt"]] = entry["seconds"]
         if entry["heard"] is not None:
             self.heard[entry["utt"]] = entry["heard"]
+
+    def keep(self, utts: Container[str]) -> None:
+        """Forget, in memory, what is not of these: a job's share was another one before."""
+        for table in (self.nbest, self.heard, self.seconds):
+            for utt in [utt for utt in table if utt not in utts]:
+                del table[utt]
 
     @contextmanager
     def writing(self) -> Iterator["Shard"]:
@@ -56,7 +65,7 @@ class Shard:
             self.file.truncate(self.size)
             if not self.size:
                 self._write(self.settings)
-            self.synced = time.monotonic()
+            self.synced = self.added = time.monotonic()
             try:
                 yield self
             finally:
@@ -64,10 +73,12 @@ class Shard:
 
     def add(self, utt: str, nbest: list[Hypothesis], heard: str | None) -> None:
         """Keep a finished utterance, and what a cascade's recogniser heard."""
+        now = time.monotonic()
         entry = {"utt": utt, "nbest": [asdict(hypothesis) for hypothesis in nbest], "heard": heard}
+        entry["seconds"], self.added = now - self.added, now
         self._take(entry)
         self._write(entry)
-        if time.monotonic() - self.synced > SYNC_SECONDS:
+        if now - self.synced > SYNC_SECONDS:
             self._sync()
 
     def _write(self, entry: dict) -> None:

@@ -51,3 +51,20 @@ def test_a_large_file_is_read_once(tmp_path, monkeypatch):
     file.write_bytes(b"54321")
     os.utime(file, ns=(1, 1))
     assert content_hash(file) != found
+
+
+def test_a_table_of_speech_counts_by_the_audio_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wav.scp").write_text("u1 a.flac\nu2 b.ark:13\nu3 b.ark:99\n")
+    (tmp_path / "a.flac").write_bytes(b"a")
+    assert inputs_of(["wav.scp"]) == {}  # not all of it is there
+    (tmp_path / "b.ark").write_bytes(b"b")
+    inputs = inputs_of(["wav.scp"])
+    os.utime(tmp_path / "a.flac", ns=(1, 1))
+    monkeypatch.chdir(tmp_path.parent)
+    assert changed_input(inputs, tmp_path) is None
+    (tmp_path / "b.ark").write_bytes(b"B!")
+    assert changed_input(inputs, tmp_path) == "wav.scp"
+    with monkeypatch.context() as context:
+        context.setattr(provenance, "_blocks", lambda path: 1 / 0)
+        assert changed_input(inputs, tmp_path) == "wav.scp"  # the audio is read once

@@ -56,7 +56,7 @@ control_seed=1          # of that shuffling
 score_opts=             # more options for llmst_score, e.g. "--buckets 5,10,15"
 
 # Tables of papers: in place of one method
-table=                  # conf/paper/<table>.yaml: run what its rows lack, write exp/paper_<table>.md
+table=                  # conf/paper/<table>.yaml: run what its rows lack, each decoded by the YAML it names, write exp/paper_<table>.md
 rows=                   # only these, e.g. "s_lora dual"; --dry_run true names them
 seeds=                  # train each row with each, e.g. "1 2 3"; foundation models are shared
 dry_run=false           # only say what is there, what would be run, and the GPU memory
@@ -83,7 +83,7 @@ if [ -n "${table}" ]; then
     # Every row is a run, or several, of the recipe's own script with this run's options and the row's.
     # shellcheck disable=SC2206
     paper=(llmst_table --table "${table}" --rows ${rows} --seeds ${seeds} --expdir "${expdir}" --stage "${stage}"
-        --stop_stage "${stop_stage}" --train_args="${train_args}" --decode_suffix="$(args_tag)")
+        --stop_stage "${stop_stage}" --train_args="${train_args}" --decode_suffix="$(args_tag)" --inference_args="${inference_args}")
     if "${dry_run}"; then
         tool "${paper[@]}" --dry_run
         exit 0
@@ -104,8 +104,10 @@ if [ -n "${table}" ]; then
     done 3<<< "${runs}"
     tool "${paper[@]}" --out "${expdir}/paper_${table}.md"
     [ -z "${failed}" ] || fail "table ${table}: failed rows:${failed}; mend what is said above and run this again"
-    tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh --table ${table}" \
-        --tables conf/paper/*.yaml > /dev/null
+    if [ "${stop_stage}" -ge 8 ]; then
+        tool llmst_results --expdir "${expdir}" --out "${expdir}/RESULTS.md" --command "./run.sh ${run_args% }" \
+            --tables conf/paper/*.yaml > /dev/null
+    fi
     log "the table is in ${expdir}/paper_${table}.md"
     exit 0
 fi

@@ -26,18 +26,23 @@ def write(path, lines):
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    """A recipe with decodes of two methods, scored from inside it as stage 8 does."""
+    """A recipe with decodes of two methods, scored from inside it."""
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "dump" / "raw" / "test.de-en"
     write(data / "text.tc.en", REF)
     write(data / "utt2num_samples", [16000 * (1 + i % 20) for i in range(60)])
     for method, hyps in (("poor", POOR), ("fair", FAIR)):
-        decode = f"exp/{method}/1_all/decode_beam5/test.de-en"
-        write(tmp_path / decode / "1best_recog" / "text", hyps)
-        options = f"--hyp {decode}/1best_recog/text --ref dump/raw/test.de-en/text.tc.en --tgt_lang en"
-        more = f"--durations dump/raw/test.de-en/utt2num_samples --out {decode}/scores.json --metrics BLEU chrF2"
-        assert run(llmst_score.main, f"{options} {more}".split()) == 0
+        write(tmp_path / f"exp/{method}/1_all/decode_beam5/test.de-en/1best_recog/text", hyps)
+        score(method)
     return tmp_path
+
+
+def score(method):
+    """As stage 8 does."""
+    decode = f"exp/{method}/1_all/decode_beam5/test.de-en"
+    options = f"--hyp {decode}/1best_recog/text --ref dump/raw/test.de-en/text.tc.en --tgt_lang en"
+    more = f"--durations dump/raw/test.de-en/utt2num_samples --out {decode}/scores.json --metrics BLEU chrF2"
+    assert run(llmst_score.main, f"{options} {more}".split()) == 0
 
 
 NEAR = [FAIR[i] if i % 5 else REF[i].replace("small", "big") for i in range(60)]
@@ -156,6 +161,9 @@ def test_text_cannot_break_the_markdown(recipe, capsys):
     nasty = "| <script>alert(1)</script> `x` *y* [z](u)"
     write(recipe / "exp/fair/1_all/decode_beam5/test.de-en/1best_recog/text", [nasty, "", *FAIR[2:]])
     options = ["--n_trials", "10", "--metrics", "chrF2", "--top", "60"]
+    assert run(llmst_compare.main, ["exp/poor", "exp/fair", *options]) == 1
+    assert "text has changed since this was scored; run stage 8 again" in capsys.readouterr().err
+    score("fair")
     assert run(llmst_compare.main, ["exp/poor", "exp/fair", *options]) == 0
     text = capsys.readouterr().out
     assert "\\| \\<script\\>alert(1)\\</script\\> \\`x\\` \\*y\\* \\[z\\](u)" in text and "*(empty)*" in text
@@ -209,3 +217,15 @@ def test_bad_input(recipe, capsys):
 def test_start_up_is_light():
     code = "import sys, espnet_llmst.bin.llmst_compare as m; m.parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_options_of_a_file_are_found_again(recipe, capsys):
+    """A decode that was scored by --config is read back; --n_bootstrap 0 is one clear line."""
+    decode = "exp/fair/1_all/decode_beam5/test.de-en"
+    settings = {"hyp": f"{decode}/1best_recog/text", "ref": ["dump/raw/test.de-en/text.tc.en"], "tgt_lang": "en"}
+    (recipe / "score.yaml").write_text(json.dumps(settings | {"metrics": ["BLEU", "WER"]}))
+    assert run(llmst_score.main, ["--config", "score.yaml", "--out", f"{decode}/scores.json"]) == 0
+    assert run(llmst_compare.main, ["exp/poor", "exp/fair", "--n_trials", "10", "--n_bootstrap", "10"]) == 0
+    assert "TER" in capsys.readouterr().out  # a translation that also has a word error rate stays one
+    assert run(llmst_compare.main, ["exp/poor", "exp/fair", "--n_bootstrap", "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err

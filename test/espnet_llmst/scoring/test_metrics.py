@@ -162,6 +162,10 @@ def test_spbleu_without_its_model_says_where_it_belongs(tmp_path):
         ("ZH_tw", "zh"),
         ("th", "char"),
         ("my", "char"),
+        ("zho_Hans", "zh"),
+        ("yue_hant_hk", "zh"),
+        ("deu", "13a"),
+        ("mdw", "13a"),
     ],
 )
 def test_tokenizer_by_language(lang, tokenizer):
@@ -268,6 +272,12 @@ def test_normaliser_needs_no_torch():
 def test_cer_of_chinese_ignores_blanks():
     score = corpus_score("CER", ["今天 天气,很好"], [["今天天气很坏。"]], "zh")
     assert score["score"] == pytest.approx(100 / 6) and "blanks:no" in score["signature"]
+
+
+@pytest.mark.parametrize("lang", ["English", "xx", ""])
+def test_a_language_that_is_none_is_bad_input(lang):
+    with pytest.raises(InputError, match="language code"):
+        bleu_tokenizer(lang)
 
 
 def test_bad_requests():

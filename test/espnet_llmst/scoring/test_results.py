@@ -147,3 +147,13 @@ def test_command(expdir, tmp_path, capsys):
     assert "--methods srt --out" in out.read_text() and "llast" not in out.read_text()
     assert run(llmst_results.main, ["--expdir", str(expdir), "--methods", "no", "--out", str(out)]) == 1
     assert len(capsys.readouterr().err.strip().split("\n")) == 1
+
+
+def test_scores_beyond_the_usual_have_columns_where_they_are(expdir, tmp_path):
+    decode = expdir / "srt/2_next/decode_greedy/test.fr-en"
+    more = {"COMET": {"score": 81.23, "signature": "comet|wmt22"}, "BLEU_char": {"score": 55.5, "signature": "char"}}
+    put(decode / "scores.json", scored() | more | {"n_missing": 2})
+    write_results(expdir, tmp_path / "RESULTS.md", command="x")
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| decode/set | n | missing | BLEU [95 % CI] | BLEU lc | BLEU char | COMET | chrF2 |" in text
+    assert "| 55.5 | 81.2 |" in text and "- COMET: `comet|wmt22`" in text and text.count("COMET |") == 1

@@ -6,6 +6,7 @@ import pytest
 
 from espnet_llmst.bin import llmst_score, llmst_table
 from espnet_llmst.cli import run
+from espnet_llmst.provenance import content_hash
 from espnet_llmst.scoring.table_runs import Settings, command_of, table_runs
 from espnet_llmst.scoring.tables import load_table
 
@@ -75,7 +76,7 @@ def test_a_dry_run_tells_what_is_there(recipe, capsys):
     decode(folder / "decode_beam5/test.fr-en", 3)
     (folder / ".done").write_text("")
     (recipe / "exp/m/2_y").mkdir()
-    (recipe / "exp/m/2_y/.started").write_text("")
+    (recipe / "exp/m/2_y/.started").write_text(content_hash(recipe / "conf/m/2_y.yaml"))
     capsys.readouterr()
     llmst_table.main(["--table", "t", "--dry_run", "--rows", "m"])
     text = capsys.readouterr().out

@@ -116,6 +116,18 @@ def test_a_stale_decode_is_no_result(load):
     stale = {"name": "decode_beam5/test.a-b", "scores": {}, "shuffled": None, "stale": "x has changed"}
     table = load(TABLE)
     assert cell_of(table, table["rows"][0], {"m/1_x": [stale]}) is None
+    assert "| small | 10.0 | stale | – | – | m/1_x |" in render_table(table, {"m/1_x": [stale]})
+
+
+def test_only_scores_of_one_metric_are_put_in_order(load):
+    mixed = TABLE.replace(
+        "rows:\n", "rows:\n  - {name: words, published: 1.0, metric: WER, method: n, phase: 1_x, sets: [test.a-b]}\n", 1
+    )
+    found = {
+        "m/1_x": [entry("test.a-b", 20.0)],
+        "n/1_x": [{**entry("test.a-b", 3.0), "scores": {"WER": {"score": 90.0}}}],
+    }
+    assert not any("published order" in line for line in render_table(load(mixed), found))
 
 
 def test_agreement_counts_pairs_and_disjoint_intervals():

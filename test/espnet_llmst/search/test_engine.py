@@ -195,6 +195,19 @@ def test_other_attention_falls_back_to_generate_and_says_so(model, reason, caplo
     assert_same([found[str(n)] for n in range(len(embeds))], expected)
 
 
+def test_the_fallback_keeps_to_limits_and_seeds():
+    torch.manual_seed(0)
+    decoder, embeds = make_decoder(BloomForCausalLM(BloomConfig(**SIZES, n_head=4, n_layer=2, **ENDS))), prompts(4)
+    ready = [Prompt(str(n), one, limit=n + 1) for n, one in enumerate(embeds)]
+    options = SearchOptions(beam_size=1, max_new_tokens=8, min_new_tokens=8, max_tokens_per_second=3.0)
+    found = dict(Searcher(decoder, TOKENIZER, options).decode(ready))
+    assert [len(found[str(n)][0][0]) for n in range(4)] == [1, 2, 3, 4]
+    drawn = SearchOptions(beam_size=1, do_sample=True, temperature=1.5, max_new_tokens=8, seed=7)
+    assert dict(Searcher(decoder, TOKENIZER, drawn).decode(named(embeds))) == dict(
+        Searcher(decoder, TOKENIZER, drawn).decode(named(embeds))
+    )
+
+
 def test_generate_computes_a_prompt_once(decoder):
     """The fallback equals plain transformers, which computes it for every beam."""
     if decoder.lm.config.is_encoder_decoder:
@@ -224,7 +237,7 @@ def test_repetition_is_found():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"beam_size": 0}, {"nbest": 6}, {"early_stopping": "later"}, {"do_sample": True}, {"top_p": 0.0}],
+    [{"beam_size": 0}, {"top_k": -1}, {"nbest": 6}, {"early_stopping": "later"}, {"do_sample": True}, {"top_p": 0.0}],
 )
 def test_bad_options_are_one_clear_line(wrong):
     with pytest.raises(InputError):

@@ -1,7 +1,7 @@
 """What a job has finished survives the job."""
 
 from espnet_llmst.search.hypothesis import Hypothesis
-from espnet_llmst.search.shard import Shard
+from espnet_llmst.search.shard import FORMAT, Shard
 
 
 def hypothesis(text):
@@ -32,4 +32,16 @@ def test_other_settings_begin_anew(tmp_path):
     assert other.nbest == {}
     with other.writing():
         pass
-    assert path.read_text() == '{"beam_size": 4}\n'
+    assert path.read_text() == f'{{"format": {FORMAT}, "beam_size": 4}}\n'
+
+
+def test_time_of_killed_runs_counts_and_another_share_does_not(tmp_path, monkeypatch):
+    path, clock = tmp_path / "finished.jsonl", iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    for utt in ("u1", "u2"):
+        with Shard(path, {}).writing() as shard:
+            shard.add(utt, hypothesis("x"), "y")
+    again = Shard(path, {})
+    assert again.seconds == {"u1": 1.0, "u2": 1.0}
+    again.keep({"u2": 16000})
+    assert again.nbest.keys() == again.heard.keys() == again.seconds.keys() == {"u2"}
