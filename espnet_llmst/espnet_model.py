@@ -17,7 +17,7 @@ from typeguard import typechecked
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder.cache import StateCache
 from espnet_llmst.lora import set_train_mode
-from espnet_llmst.precision import autocast
+from espnet_llmst.precision import autocast, is_mixed
 from espnet_llmst.recompute import recompute_layers
 
 
@@ -142,7 +142,8 @@ class ESPnetLLMSTModel(AbsESPnetModel):
         if self.cache is None and self.cache_folder is not None and self.encoder is not None:
             if any(p.requires_grad for p in self.encoder.parameters()):
                 raise InputError("model_conf.cache_encoder: the encoder is trained, so its states change; remove it")
-            self.cache = StateCache(self.cache_folder, self.encoder, self.precision)
+            device = next(self.encoder.parameters()).device
+            self.cache = StateCache(self.cache_folder, self.encoder, str(is_mixed(device, self.precision)))
         return self.cache
 
     def collect_feats(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:

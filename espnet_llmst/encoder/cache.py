@@ -10,10 +10,14 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
+from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from espnet_llmst.cli import InputError
+
+VERSION = 2  # of what names a folder
 SHARD_BYTES = 128 * 2**20  # written at a time; a kill loses no more than this
 
 
@@ -62,22 +66,40 @@ class StateCache:
         if not self.fresh:
             return
         path = self.folder / f"{os.uname().nodename}.{os.getpid()}.{len(self.files)}.safetensors"
-        save_file(self.fresh, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        unfinished = path.with_suffix(".tmp")
+        try:
+            save_file(self.fresh, unfinished)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise InputError(
+                f"{self.folder}: states cannot be written ({error}); make room, or take model_conf.cache_encoder away, "
+                "and run the same command again"
+            ) from error
+        os.replace(unfinished, path)
         self.files.update(dict.fromkeys(self.fresh, safe_open(path, framework="pt")))
         self.fresh, self.fresh_bytes = {}, 0
 
 
 def fingerprint(encoder: torch.nn.Module, settings: str = "") -> str:
     """A name that changes with the encoder's weights, its plain settings and ``settings``."""
-    digest = blake2b(settings.encode(), digest_size=12)
+    digest = blake2b(f"{VERSION} {settings}".encode(), digest_size=12)
     for module in encoder.modules():
-        plain = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str) and k != "training"}
+        plain = {k: repr(v) for k, v in vars(module).items() if _is_plain(v) and k != "training"}
+        plain |= {k: v.to_json_string() for k, v in vars(module).items() if isinstance(v, FeatureExtractionMixin)}
         digest.update(repr((type(module).__name__, sorted(plain.items()))).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    """A setting: a number or text, or a collection of such (LoRA's scaling, a convolution's stride)."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return (
+        all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, bool | int | float | str)
+    )
 
 
 def _key(samples_S: torch.Tensor) -> str:

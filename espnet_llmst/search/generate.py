@@ -90,6 +90,8 @@ class Searcher:
         """Why the engine cannot decode with this model, or None."""
         try:
             error, dtype = largest_error(self.engine)
+        except torch.OutOfMemoryError:
+            raise
         except (UnsupportedModelError, RuntimeError, TypeError, AttributeError) as reason:
             return str(reason).splitlines()[0]
         if error <= TOLERANCE.get(dtype, 0.05):

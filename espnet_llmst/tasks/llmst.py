@@ -138,6 +138,7 @@ class LLMSTTask(AbsTask):
         """Training; a phase with nothing to train leaves its settings and an empty checkpoint (zero-shot)."""
         if args.trainable:
             check_packages(args)
+            check_settings(args)
             train = super().main_worker
             if multiprocessing.parent_process() is None:
                 return train(args)
@@ -193,6 +194,21 @@ def check_packages(args: argparse.Namespace) -> None:
     for option, name in {**OPTIONAL_PACKAGES, "use_wandb": "wandb"}.items():
         if getattr(args, option) and not has_package(name):
             raise InputError(f"{option}: the package {name} is not installed (pip install {name}); or set it to false")
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Refuse options of ESPnet that would do something else here than they say."""
+    for file in args.init_param or []:
+        if any(file.split(":")[1:3]):
+            raise InputError(
+                f"init_param: {file}: parts cannot be renamed, their weights would be missing from every checkpoint; "
+                "give a file with the whole model's names"
+            )
+    if args.exclude_weight_decay:
+        raise InputError("exclude_weight_decay: not supported here; remove it")
+    types = {args.batch_type, args.valid_batch_type or args.batch_type}
+    if TOKENS in types and len(types) > 1:
+        raise InputError(f"batch_type and valid_batch_type: {TOKENS} must stand in both or in neither")
 
 
 def build_preprocessor(args: argparse.Namespace, train: bool) -> LLMSTPreprocessor:

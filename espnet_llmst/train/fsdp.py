@@ -47,7 +47,7 @@ def shard(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], d
     }
     whole = _frozen_encoder(model)
     whole.to(device)
-    _keep_all_layers(model)
+    keep_all_layers(model)
     apart = set(whole.modules())
     for layer in layers_of(model):
         if layer not in apart:
@@ -65,12 +65,12 @@ def _frozen_encoder(model: torch.nn.Module) -> torch.nn.Module:
     return model.encoder
 
 
-def _keep_all_layers(model: torch.nn.Module) -> None:
-    """No layer drop: a process that leaves a layer out would let the others wait for ever."""
+def keep_all_layers(model: torch.nn.Module) -> None:
+    """No layer drop: of several processes, one that leaves a layer out would let the others wait for ever."""
     for module in model.modules():
         for owner in (module, getattr(module, "config", None)):
             if getattr(owner, "layerdrop", 0.0):
-                logging.info(f"fsdp: layer drop is switched off in {type(module).__name__}")
+                logging.info(f"layer drop is switched off in {type(module).__name__}")
                 owner.layerdrop = 0.0
 
 

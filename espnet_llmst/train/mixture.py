@@ -45,16 +45,10 @@ def expand_mixture(mixture: list[dict], directions: list[str]) -> list[Part]:
         InputError: an unknown task or key, or nothing to train on.
     """
     parts = []
-    for entry in mixture:
+    for entry in mixture or []:
         entry = entry if isinstance(entry, dict) else {"task": entry, "": None}
-        task, unknown = entry.get("task"), set(entry) - {"task", "directions", "langs", "hours", "every"}
-        if task not in TASKS or unknown:
-            raise InputError(
-                f"mixture: {entry} needs a task of {', '.join(TASKS)}, and directions or langs, hours, every"
-            )
-        hours, every = entry.get("hours"), entry.get("every", 1)
-        if not (hours is None or hours > 0) or not (isinstance(every, int) and every > 0):
-            raise InputError(f"mixture: {entry}: hours must be above 0 and every a whole number above 0")
+        _check_entry(entry)
+        task, hours, every = entry["task"], entry.get("hours"), entry.get("every", 1)
         pairs = [parse_direction(d) for d in entry.get("directions", directions)]
         if task == "asr":
             langs = entry.get("langs", [src for src, _ in pairs])
@@ -63,6 +57,21 @@ def expand_mixture(mixture: list[dict], directions: list[str]) -> list[Part]:
     if not parts:
         raise InputError("mixture: no task; add e.g. '- {task: st}' to the phase's YAML")
     return list(dict.fromkeys(parts))
+
+
+def _check_entry(entry: dict) -> None:
+    task, unknown = entry.get("task"), set(entry) - {"task", "directions", "langs", "hours", "every"}
+    if task not in TASKS or unknown:
+        raise InputError(f"mixture: {entry} needs a task of {', '.join(TASKS)}, and directions or langs, hours, every")
+    if "langs" in entry and task != "asr":
+        raise InputError(f"mixture: {entry}: langs is for asr; give directions, e.g. [fr-en]")
+    if any(isinstance(entry.get(key), str) for key in ("langs", "directions")):
+        raise InputError(f"mixture: {entry}: langs and directions are lists, e.g. [fr]")
+    hours, every = entry.get("hours"), entry.get("every", 1)
+    if not (hours is None or (isinstance(hours, int | float) and hours > 0)) or not (
+        isinstance(every, int) and every > 0
+    ):
+        raise InputError(f"mixture: {entry}: hours must be above 0 and every a whole number above 0")
 
 
 def decode_task(parts: list[Part]) -> str:

@@ -11,8 +11,9 @@ from espnet_llmst.train.token_batches import TOKENS
 SMALLER = 0.8
 
 
-def noted(training: Training, batches: Iterable) -> Iterator:
-    """The same batches; the one in work is ``training.current``, for `memory_advice`."""
+def noted(training: Training, batches: Iterable, role: str = "train") -> Iterator:
+    """The same batches; the one in work is ``training.current``, for `memory_advice`; ``role``: train or valid."""
+    training.role = role
     for batch in batches:
         training.current = batch
         yield batch
@@ -40,9 +41,14 @@ def describe(utts: list[str], batch: dict[str, torch.Tensor]) -> str:
 
 
 def _smaller(training: Training) -> str:
-    options = training.options
+    options, role = training.options, training.role
     names = {TOKENS: ("batch_bins", "batch_frames"), "numel": ("batch_bins",), "length": ("batch_bins",)}
-    budget = {name: getattr(options, name) for name in names.get(options.batch_type, ("batch_size",))}
+
+    def own(name: str) -> str:  # validation has options of its own, and training's where they are not given
+        return f"{role}_{name}" if getattr(options, f"{role}_{name}", None) is not None else name
+
+    chosen = map(own, names.get(getattr(options, own("batch_type")), ("batch_size",)))
+    budget = {name: getattr(options, name) for name in chosen}
     tries = [f"{name} {int(SMALLER * now)} instead of {now}" for name, now in budget.items() if now and now > 1]
     if not tries or len(training.current[0]) == 1:
         return "leave long utterances out (max_wav_duration, stage 3), or see llmst_plan"

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
 from espnet_llmst.cli import InputError
@@ -73,13 +73,32 @@ def average(training: Training, suffix: str | None = None) -> None:
             f"{training.directory}: {missing[0]} is one of the {max(keep)} best, but it was removed while "
             "keep_nbest_models was smaller; all epochs are trained: run again with a smaller --keep_nbest_models"
         )
-    average_nbest_models(
-        output_dir=training.directory,
-        reporter=training.reporter,
-        best_model_criterion=training.options.best_model_criterion,
-        nbest=keep,
-        suffix=suffix,
-    )
+    end = f".{suffix}.pth" if suffix else ".pth"
+    for part, value, mode in _criteria(training):
+        best, name = training.reporter.sort_epochs(part, value, mode), f"{part}.{value}.ave"
+        counts = [count for count in keep if 0 < count <= len(best)] or [1]
+        for count in counts:
+            files = [training.directory / f"{epoch}epoch.pth" for epoch in best[:count]]
+            if count == 1:
+                link_atomically(training.directory / f"{name}_1best{end}", files[0].name)
+            else:
+                logging.info(f"averaging the {count} best models by {part}.{value}")
+                write_atomically(training.directory / f"{name}_{count}best{end}", mean_of(files))
+        link_atomically(training.directory / f"{name}{end}", f"{name}_{max(counts)}best{end}")
+
+
+def mean_of(files: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of model files, summed in float32 at least; whole numbers (a batch normalisation's count) of the first.
+
+    ESPnet's own averages of several criteria add to what an earlier one has already averaged.
+    """
+    first = torch.load(files[0], map_location="cpu", weights_only=True)
+    floats = [key for key, tensor in first.items() if tensor.is_floating_point()]
+    total = {key: first[key].to(torch.promote_types(first[key].dtype, torch.float32)) for key in floats}
+    for file in files[1:]:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        total = {key: tensor + state[key] for key, tensor in total.items()}
+    return first | {key: (tensor / len(files)).to(first[key].dtype) for key, tensor in total.items()}
 
 
 def _keep(keep_nbest_models: int | Sequence[int]) -> list[int]:

@@ -38,7 +38,8 @@ class Training:
     ``parallel`` is the model as it is called (under DDP, its wrapper). ``epoch`` is in work, ``batch`` of its
     ``batches`` are done, ``updates`` of its updates had a finite gradient. ``statistics`` are of its batches;
     ``curve`` holds (batches since the beginning, loss, learning rate) at every line of the log.
-    ``rng`` are the generators' states to go on from in the middle of an epoch. ``current`` is the batch in work.
+    ``rng`` are the generators' states to go on from in the middle of an epoch. ``current`` is the batch in work,
+    ``role`` what for: train or valid.
     """
 
     model: torch.nn.Module
@@ -59,6 +60,7 @@ class Training:
     rng: dict[str, Any] | None = None
     saved: tuple[int, int] | None = None
     current: tuple[list[str], dict[str, torch.Tensor]] | None = None
+    role: str = "train"
 
     @property
     def directory(self) -> Path:
@@ -132,6 +134,8 @@ def save(training: Training) -> None:
     place = (training.epoch, training.batch)
     if training.saved == place:
         return
+    if training.model.cache is not None:
+        training.model.cache.flush()
     state = capture(training)
     if training.sharded:
         state = _save_part(training, state, place)

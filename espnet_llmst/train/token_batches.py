@@ -83,19 +83,25 @@ def _fits(rows: int, most: Sequence[int], limits: Sequence[float], ranks: int) -
 
 
 def _fill_last(batches: list[list[str]], ranks: int) -> None:
-    """Give the last batch an utterance for every rank, of the one before or else together with it."""
-    while len(batches) > 1 and len(batches[-1]) < ranks < len(batches[-2]):
-        batches[-1].insert(0, batches[-2].pop())
-    if len(batches) > 1 and len(batches[-1]) < ranks:
-        batches[-2:] = [batches[-2] + batches[-1]]
+    """Give the last batch an utterance for every rank: each takes what it lacks from the one before.
+
+    What the first then lacks makes the two of the shortest utterances one.
+    """
+    for after, batch in zip(reversed(batches), reversed(batches[:-1]), strict=False):
+        lacking = max(0, ranks - len(after))
+        after[:0] = batch[len(batch) - lacking :]
+        del batch[len(batch) - lacking :]
+    if len(batches) > 1 and len(batches[0]) < ranks:
+        batches[:2] = [batches[0] + batches[1]]
 
 
 def _warn_of_long(batches: Sequence[Sequence[str]], sizes: Mapping, limits: Sequence[float], ranks: int) -> None:
-    """Where a batch is over its limits, each of its utterances alone is."""
+    """A batch may be over its limits only where an utterance for each process is, or where the first two are one."""
     most = ([max(sizes[utt][n] for utt in batch) for n in range(2)] for batch in batches)
     over = [batch for batch, size in zip(batches, most, strict=True) if not _fits(len(batch), size, limits, ranks)]
     if over:
         logging.warning(
-            f"{len(over)} batches are over batch_bins or batch_frames with their utterances alone, as {over[-1][-1]}; "
+            f"{len(over)} batches are over batch_bins or batch_frames with an utterance for each process, as "
+            f"{over[-1][-1]}; "
             "if memory does not suffice, leave long ones out (max_wav_duration, stage 3)"
         )

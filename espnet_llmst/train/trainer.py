@@ -29,7 +29,7 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.train import ranks
 from espnet_llmst.train.batches import count_batches, leave_on, remaining_batches, together
 from espnet_llmst.train.checkpoint import NEWEST, PREVIOUS
-from espnet_llmst.train.fsdp import full_state, shard
+from espnet_llmst.train.fsdp import full_state, keep_all_layers, shard
 from espnet_llmst.train.out_of_memory import memory_advice, noted
 from espnet_llmst.train.progress import Clock, advance, log_batches, log_interval, progress_bar
 from espnet_llmst.train.results import average, report_epoch, write_model
@@ -56,6 +56,9 @@ class LLMSTTrainerOptions(TrainerOptions):
     batch_size: int
     batch_bins: int
     batch_frames: int | None
+    valid_batch_type: str | None
+    valid_batch_size: int | None
+    valid_batch_bins: int | None
     fsdp: bool
     valid_bleu: dict
 
@@ -177,7 +180,7 @@ class LLMSTTrainer(Trainer):
         with training.reporter.observe("valid") as reporter:
             cls.validate_one_epoch(
                 model=training.parallel,
-                iterator=noted(training, leave_on(sigterm, factories["valid"].build_iter(epoch))),
+                iterator=noted(training, leave_on(sigterm, factories["valid"].build_iter(epoch)), "valid"),
                 reporter=reporter,
                 options=options,
                 distributed_option=training.distributed_option,
@@ -224,6 +227,7 @@ def parallelise(
         return model
     if options.fsdp:
         return model
+    keep_all_layers(model)
     device = [torch.cuda.current_device()] if options.ngpu > 0 else None
     parallel = torch.nn.parallel.DistributedDataParallel(
         model,

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.prompt import split_srt
-from espnet_llmst.scoring.metrics import corpus_score
+from espnet_llmst.scoring.metrics import bleu_tokenizer, corpus_score
 from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.train import ranks
 from espnet_llmst.train.rng import get_rng_state, set_rng_state
@@ -30,7 +30,8 @@ def check_valid_bleu(training: Training, factory: AbsIterFactory) -> None:
 
     Raises:
         InputError: unknown keys, a data set that is not read by utterance, nothing to translate in it, parameters that
-            are spread over processes (FSDP), or a criterion by BLEU without ``valid_bleu``.
+            are spread over processes (FSDP), a search or tokenizer that cannot be had, or a criterion by BLEU without
+            ``valid_bleu``.
     """
     options, settings = training.options, training.options.valid_bleu
     if not settings:
@@ -45,7 +46,20 @@ def check_valid_bleu(training: Training, factory: AbsIterFactory) -> None:
         raise InputError("valid_bleu: not with FSDP, whose processes must all work on the same utterance; remove it")
     if not isinstance(getattr(factory, "dataset", None), ESPnetDataset):
         raise InputError("valid_bleu: needs a validation set read by utterance (iterator_type: sequence)")
-    choose_utterances(factory.dataset, settings.get("utterances", UTTERANCES))
+    search_options(settings)
+    for task in set(choose_utterances(factory.dataset, settings.get("utterances", UTTERANCES)).values()):
+        bleu_tokenizer(task.split()[2])
+
+
+def search_options(settings: dict) -> dict:
+    """Those of the search among ``valid_bleu``'s keys, greedy by default.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    options = {"beam_size": 1} | {key: value for key, value in settings.items() if key != "utterances"}
+    SearchOptions(**options)
+    return options
 
 
 def choose_utterances(dataset: ESPnetDataset, number: int) -> dict[str, str]:
@@ -71,13 +85,13 @@ def register_bleu(training: Training, factory: AbsIterFactory, reporter: SubRepo
     """
     from espnet_llmst.inference import Speech2Text  # late: it knows the task, which knows the trainer
 
-    settings = dict(training.options.valid_bleu)
-    chosen = choose_utterances(factory.dataset, settings.pop("utterances", UTTERANCES))
+    settings = training.options.valid_bleu
+    chosen = choose_utterances(factory.dataset, settings.get("utterances", UTTERANCES))
     preprocess = copy.copy(factory.dataset.preprocess)
     preprocess.train = False
     rng = get_rng_state()
     training.model.eval()
-    speech2text = Speech2Text.of_model(training.model, preprocess, **{"beam_size": 1, **settings})
+    speech2text = Speech2Text.of_model(training.model, preprocess, **search_options(settings))
     share = {utt: task for utt, task in chosen.items() if utt in factory.dataset.loader_dict["task"]}
     found = ranks.gather(translate(speech2text, factory.dataset, share))
     set_rng_state(rng)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from espnet_llmst.cli import InputError
+from espnet_llmst.encoder.cache import fingerprint
 
 
 @pytest.fixture
@@ -77,6 +79,28 @@ def test_other_settings_have_another_folder(build_model, whisper_dir, batches, t
     )
     model(**batches[0])
     assert len(list(folder.iterdir())) == 2
+
+
+def test_scaling_of_lora_and_features_have_another_folder(build_model, whisper_dir):
+    conf = {"model": whisper_dir, "lora": {"r": 2, "alpha": 4}}
+    encoder = build_model(encoder_conf=conf, trainable=["postencoder"]).encoder
+    before = fingerprint(encoder)
+    assert before == fingerprint(encoder) != fingerprint(encoder, "True")
+    scaled = next(module for module in encoder.modules() if isinstance(getattr(module, "scaling", None), dict))
+    scaled.scaling["default"] *= 2
+    after = fingerprint(encoder)
+    encoder.features.hop_length += 1
+    assert len({before, after, fingerprint(encoder)}) == 3
+    fingerprint(torch.nn.BatchNorm1d(3))  # counts its batches in a tensor without dimensions
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(build_model, whisper_dir, batches, tmp_path, monkeypatch):
+    def full(*args):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("espnet_llmst.encoder.cache.save_file", full)
+    with pytest.raises(InputError, match="feats/.*No space left.*make room, or take model_conf.cache_encoder away"):
+        train(build_model, whisper_dir, batches, cache_encoder=str(tmp_path / "feats"))
 
 
 def test_a_trained_encoder_is_refused(build_model, batches, tmp_path):

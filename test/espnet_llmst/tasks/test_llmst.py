@@ -116,6 +116,19 @@ def test_batches_by_tokens(train, tmp_path):
         train(tmp_path / "no", 1, **changes, shuffle_within_batch=True)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"init_param": ["asr.pth:encoder:encoder"]}, "parts cannot be renamed"),
+        ({"exclude_weight_decay": True}, "exclude_weight_decay: not supported"),
+        ({"valid_batch_type": "tokens"}, "tokens must stand in both or in neither"),
+    ],
+)
+def test_settings_that_would_do_something_else_are_refused(train, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, 1, **change)
+
+
 def test_a_later_phase_starts_from_an_earlier_one(train, tmp_path):
     train(tmp_path / "one", 1, trainable=["postencoder"])
     checkpoint = str(tmp_path / "one/1epoch.pth")

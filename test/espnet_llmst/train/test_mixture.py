@@ -46,7 +46,18 @@ def test_entries_without_directions_take_the_runs_own():
     ]
 
 
-@pytest.mark.parametrize("mixture", [[], [{"task": "translate"}], [{"task": "st", "direction": ["fr-en"]}]])
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        None,
+        [],
+        [{"task": "translate"}],
+        [{"task": "st", "direction": ["fr-en"]}],
+        [{"task": "st", "langs": ["fr"]}],
+        [{"task": "asr", "langs": "fr"}],
+        [{"task": "st", "hours": "17"}],
+    ],
+)
 def test_bad_mixture_is_one_clear_line(mixture):
     with pytest.raises(InputError, match="mixture: "):
         expand_mixture(mixture, ["fr-en"])

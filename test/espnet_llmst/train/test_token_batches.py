@@ -67,7 +67,7 @@ def test_every_rank_has_a_part_of_every_batch(number):
 def test_too_long_utterances_stand_alone(caplog):
     batches = fill_batches({"a": (10, 1), "b": (10, 1), "c": (200, 1), "d": (300, 1)}, 100)
     assert batches == [("b", "a"), ("c",), ("d",)]
-    assert "2 batches are over batch_bins or batch_frames with their utterances alone, as d" in caplog.text
+    assert "2 batches are over batch_bins or batch_frames with an utterance for each process, as d" in caplog.text
 
 
 def test_bad_input(tmp_path):
@@ -76,3 +76,9 @@ def test_bad_input(tmp_path):
     write_table(tmp_path / "speech_shape", {"a": "12"})
     with pytest.raises(InputError, match="speech_shape: utterance a: 'positions,frames' are expected; write 'batch_ty"):
         read_sizes(tmp_path / "speech_shape")
+
+
+def test_what_the_last_batch_lacks_makes_the_shortest_batch_larger():
+    sizes = {f"u{n}": (100 + n, 50) for n in range(7)}
+    batches = fill_batches(sizes, 107, None, ranks=2)
+    assert batches == [("u2", "u1", "u0"), ("u4", "u3"), ("u6", "u5")]

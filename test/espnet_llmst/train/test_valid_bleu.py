@@ -69,6 +69,7 @@ def test_value_alone_and_with_two_processes(corpus, tmp_path):
     [
         ({"valid_bleu": {"beams": 3}}, "valid_bleu: unknown: beams; known: .*beam_size"),
         ({"valid_bleu": {"utterances": 0}}, "valid_bleu: needs utterances: 1 or more"),
+        ({"valid_bleu": {"beam_size": 0}}, "search: needs 1 <= nbest <= beam_size"),
         ({"best_model_criterion": [["valid", "bleu", "max"]]}, "valid.bleu is a criterion but never computed"),
     ],
 )
