@@ -134,8 +134,8 @@ def save(training: Training) -> None:
     place = (training.epoch, training.batch)
     if training.saved == place:
         return
-    if training.model.cache is not None:
-        training.model.cache.flush()
+    if (cache := getattr(training.model, "cache", None)) is not None:  # an ASR model (How2's recipe) has none
+        cache.flush()
     state = capture(training)
     if training.sharded:
         state = _save_part(training, state, place)
