@@ -12,6 +12,11 @@ from espnet_llmst.scoring.metrics import ALL_METRICS
 
 
 def read_json(path: Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -19,10 +24,16 @@ def read_json(path: Path) -> object:
 
 
 def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_scores(path: Path) -> dict:
+    """A score file of llmst_score.
+
+    Raises:
+        InputError: it is something else, or a metric in it has no number.
+    """
     scores = read_json(path)
     found = [scores[name] for name in ALL_METRICS if name in scores] if isinstance(scores, dict) else []
     if not found or not all(isinstance(entry, dict) and is_number(entry.get("score")) for entry in found):
