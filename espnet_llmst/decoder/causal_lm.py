@@ -59,10 +59,10 @@ class CausalLMDecoder(AbsDecoder):
             model,
             dtype=getattr(torch, dtype),
             quantization_config=quantization(quantize, dtype),
-            attn_implementation=attention or (PACKED if packing else None),
+            attn_implementation=attention,
         )
         if packing:
-            check_packing(self.lm, attention)
+            pack(self.lm, attention)
         self.added = None
         if added_tokens:
             self.first_added = len(load_tokenizer(model))
@@ -155,12 +155,39 @@ class CausalLMDecoder(AbsDecoder):
         )
 
 
-def check_packing(lm: torch.nn.Module, attention: str | None) -> None:
-    """Refuse what would look from one packed sequence into another; raises InputError, see `CausalLMDecoder`."""
+def pack(lm: torch.nn.Module, attention: str | None) -> None:
+    """Have a model attend inside packed sequences; raises InputError if it looks across, see `CausalLMDecoder`."""
     if attention is not None and not attention.startswith("flash_attention"):
         raise InputError(f"decoder_conf.packing: not with attention: {attention}; remove it or take flash_attention_2")
     if not lm._supports_attention_backend:
         raise InputError(f"decoder_conf.packing: {type(lm).__name__} has an attention of its own; set it to false")
+    if lm.device.type == "meta":  # a plan computes nothing
+        lm.set_attn_implementation(attention or PACKED)
+    elif attention is None and looks_across(lm):
+        raise InputError(
+            f"decoder_conf.packing: {type(lm).__name__} reads a sequence behind another one, packed, differently than"
+            " alone, as convolutions and recurrent layers do; set it to false"
+        )
+
+
+@torch.no_grad()
+def looks_across(lm: torch.nn.Module) -> bool:
+    """Turn packed attention on; whether a sequence's logits then depend on the one before it, or differ from alone."""
+    sizes, training = [4, 3], lm.training
+    ids_S = torch.arange(sum(sizes), device=lm.device) % lm.config.get_text_config().vocab_size
+    embeds_BSD = lm.get_input_embeddings()(ids_S)[None]
+    other_BSD = torch.cat([embeds_BSD[:, : sizes[0]].flip(1), embeds_BSD[:, sizes[0] :]], dim=1)
+    lm.eval()
+    alone = lm(inputs_embeds=embeds_BSD[:, sizes[0] :], use_cache=False).logits[0].float()
+    lm.set_attn_implementation(PACKED)
+    packed, behind_other = (
+        lm(inputs_embeds=inputs, use_cache=False, **segments(sizes, lm.device)).logits[0, sizes[0] :].float()
+        for inputs in (embeds_BSD, other_BSD)
+    )
+    lm.train(training)
+    rounding = 1e-5 if lm.dtype == torch.float32 else 1e-2  # of experts, which see other batches
+    scale = alone.norm()
+    return bool((packed - behind_other).norm() > rounding * scale or (packed - alone).norm() > 0.1 * scale)
 
 
 def quantization(kind: str | None, dtype: str) -> BitsAndBytesConfig | None:

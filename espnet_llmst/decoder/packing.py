@@ -34,13 +34,16 @@ def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=No
     """The attention function of transformers' interface: (1, H, S, E) and (1, G, S, E) twice to (1, S, H, E).
 
     Raises:
-        InputError: a soft cap, or a sliding window shorter than a segment.
+        InputError: a soft cap, sinks, or a sliding window shorter than a segment.
     """
     ends, longest = options.get("cu_seq_lens_q"), options.get("max_length_q")
     if ends is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
-    if options.get("softcap") is not None or (options.get("sliding_window") or longest) < longest:
-        raise InputError("decoder_conf.packing: this language model's attention has a soft cap or a window; remove it")
+    extra = options.get("softcap") is not None or options.get("s_aux") is not None
+    if extra or (options.get("sliding_window") or longest) < longest:
+        raise InputError(
+            "decoder_conf.packing: this language model's attention has a soft cap, sinks or a window; remove it"
+        )
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _by_kernel(query, key, value, ends, longest, scaling), None
     grouped = {"enable_gqa": True} if key.size(1) != query.size(1) else {}

@@ -3,6 +3,7 @@
 The recipe's `llmst.sh` does the work: every `Run` is one call of it.
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -175,7 +176,7 @@ def _score_file(expdir: Path, experiment: str, decode: str, one: str) -> Path:
 
 
 def paired_p(table: Mapping, above: Mapping, row: Mapping, settings: Settings) -> str:
-    """Chance that a row and the one above it are equal, of each seed: the larger p of sacreBLEU's two paired tests.
+    """Chance that a row and the one above it are equal, of each seed of both: the larger p of sacreBLEU's paired tests.
 
     Only for rows of one and the same set that a metric of sacreBLEU or a word error rate scores as a whole.
     """
@@ -184,7 +185,9 @@ def paired_p(table: Mapping, above: Mapping, row: Mapping, settings: Settings) -
     if not comparable or metric not in ALL_METRICS or metric != metric_of(table, above) or row.get("bucket"):
         return NONE
     chances = []
-    for (_, first), (_, second) in zip(above["experiments"], row["experiments"], strict=False):
+    ours = {_seed_folder(where): where for _, where in row["experiments"]}
+    pairs = [(first, ours[_seed_folder(first)]) for _, first in above["experiments"] if _seed_folder(first) in ours]
+    for first, second in pairs:
         files = [
             _score_file(settings.expdir, where, decode_of(table, one, settings.decode_suffix), place.sets[0])
             for where, one in ((first, above), (second, row))
@@ -195,7 +198,13 @@ def paired_p(table: Mapping, above: Mapping, row: Mapping, settings: Settings) -
         except InputError:  # no test for this metric
             return NONE
         chances.append(max(found["p_bootstrap"] or 1.0, found["p_randomisation"] or 1.0))
-    return " ".join(f"{chance:.3f}" for chance in chances)
+    return " ".join(f"{chance:.3f}" for chance in chances) or NONE
+
+
+def _seed_folder(experiment: str) -> str:
+    """The folder of a seed other than the YAML's, in which an experiment lies; empty for the YAML's."""
+    first = experiment.split("/")[0]
+    return first if re.fullmatch(r"seed\d+", first) else ""
 
 
 def _is_complete(table: Mapping, row: Mapping, experiments: Mapping, suffix: str) -> bool:

@@ -217,7 +217,9 @@ def is_begun(table: Mapping, experiments: Mapping) -> bool:
 
 
 def agreement(columns: Sequence[Sequence[tuple[float, Cell]]]) -> str:
-    """One sentence: in how many pairs of rows our order is the published one, and how many intervals part them.
+    """One sentence: in how many pairs of rows our order is the published one, and how many of these are apart.
+
+    Apart are intervals that do not overlap; of a row with three seeds or more the range of its seeds counts instead.
 
     Args:
         columns: for each column of a table the published and our scores of its rows.
@@ -229,14 +231,20 @@ def agreement(columns: Sequence[Sequence[tuple[float, Cell]]]) -> str:
         pairs += 1
         if (p < q) == (a.score < b.score):
             same += 1
-            low, high = sorted((a, b), key=lambda cell: cell.score)
-            apart += bool(low.interval and high.interval and low.interval[1] < high.interval[0])
+            low, high = (_extent(cell) for cell in sorted((a, b), key=lambda cell: cell.score))
+            apart += bool(low and high and low[1] < high[0])
     if not pairs:
         return "No two rows with published numbers were run."
     sentence = f"The published order holds in {same} of {pairs} pairs of rows"
-    if not any(cell.interval for column in columns for _, cell in column):
+    cells = [cell for column in columns for _, cell in column]
+    if not any(map(_extent, cells)):
         return f"{sentence}."
-    return f"{sentence}; in {apart} of them the intervals do not overlap."
+    seeds = " or the ranges of their seeds" if any(len(cell.seeds) > 1 for cell in cells) else ""
+    return f"{sentence}; in {apart} of them the intervals{seeds} do not overlap."
+
+
+def _extent(cell: Cell) -> tuple[float, float] | None:
+    return (min(cell.seeds), max(cell.seeds)) if len(cell.seeds) > 2 else cell.interval
 
 
 def _ours(cell: Cell, seeds: Sequence[int]) -> str:
@@ -295,8 +303,8 @@ def closing_lines(table: Mapping, experiments: Mapping, suffix: str = "") -> lis
 def heading(table: Mapping) -> str:
     """What the column of our scores is called."""
     ours = [row for row in table["rows"] if row["method"]]
-    spread = ", mean ± SD (each seed)" if any(len(row["seeds"]) > 1 for row in ours) else " [95 % CI]"
-    return f"here, {' or '.join(dict.fromkeys(metric_of(table, row) for row in ours))}{spread}"
+    kinds = dict.fromkeys("mean ± SD (each seed)" if len(row["seeds"]) > 1 else "[95 % CI]" for row in ours)
+    return f"here, {' or '.join(dict.fromkeys(metric_of(table, row) for row in ours))} {' or '.join(kinds)}"
 
 
 def render_table(table: Mapping, experiments: Mapping[str, Sequence[Mapping]]) -> list[str]:

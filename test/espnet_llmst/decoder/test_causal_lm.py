@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, GenerationConfig, MistralConfig
+from transformers import AutoModelForCausalLM, BloomConfig, GenerationConfig, Lfm2Config, MistralConfig
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder, quantization
@@ -95,6 +95,7 @@ def test_packing_makes_no_mask_of_all_positions(llama_dir, monkeypatch):
     """Attention sees one segment at a time, and no mask reaches it."""
     from espnet_llmst.decoder import packing
 
+    decoder = CausalLMDecoder(llama_dir, packing=True)
     original, seen = packing.scaled_dot_product_attention, []
 
     def watched(query, key, value, attn_mask=None, **options):
@@ -103,7 +104,6 @@ def test_packing_makes_no_mask_of_all_positions(llama_dir, monkeypatch):
 
     monkeypatch.setattr(packing, "scaled_dot_product_attention", watched)
     monkeypatch.setattr(packing, "sdpa_mask", None)  # would fail if it were called
-    decoder = CausalLMDecoder(llama_dir, packing=True)
     decoder(*prompts_and_targets(decoder))
     assert seen == [(None, size, size) for size in (32, 13, 6, 18)] * 2
 
@@ -131,5 +131,9 @@ def test_packing_refuses_what_looks_across(llama_dir, tmp_path):
     small |= {"intermediate_size": 16, "num_key_value_heads": 2, "sliding_window": 20}
     AutoModelForCausalLM.from_config(MistralConfig(**small)).save_pretrained(tmp_path / "mistral")
     decoder = CausalLMDecoder(str(tmp_path / "mistral"), packing=True)
-    with pytest.raises(InputError, match="soft cap or a window"):
+    with pytest.raises(InputError, match="soft cap, sinks or a window"):
         decoder(*prompts_and_targets(decoder))
+    small |= {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
+    AutoModelForCausalLM.from_config(Lfm2Config(**small)).save_pretrained(tmp_path / "lfm2")
+    with pytest.raises(InputError, match="packing: Lfm2ForCausalLM reads a sequence behind another one"):
+        CausalLMDecoder(str(tmp_path / "lfm2"), packing=True)

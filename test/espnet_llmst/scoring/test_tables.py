@@ -3,7 +3,16 @@
 import pytest
 
 from espnet_llmst.cli import InputError
-from espnet_llmst.scoring.tables import SPEED, Cell, agreement, load_table, place_cell, render_table, steps_of
+from espnet_llmst.scoring.tables import (
+    SPEED,
+    Cell,
+    agreement,
+    heading,
+    load_table,
+    place_cell,
+    render_table,
+    steps_of,
+)
 
 TABLE = """
 title: A table
@@ -91,6 +100,10 @@ def test_seeds_have_folders_of_their_own_but_the_yamls(load):
     found = {"m/1_x": [entry("test.a-b", 20.0)], "seed1/m/1_x": [entry("test.a-b", 22.0)]}
     assert "| small | 10.0 | 21.0 ± 1.4 (20.0 22.0), 2 of 3 seeds | +11.0 | – | m/1_x |" in render_table(table, found)
     assert cell_of(table, row, found).interval is None and cell_of(table, row, found).seeds == (20.0, 22.0)
+    assert heading(table) == "here, BLEU mean ± SD (each seed)"
+    assert heading(load(TABLE.replace("phase: 1_x, sets", "phase: 1_x, seeds: [0, 1], sets", 1))) == (
+        "here, BLEU mean ± SD (each seed) or [95 % CI]"
+    )
 
 
 def test_what_is_not_trained_has_no_seeds(load, conf):
@@ -137,6 +150,9 @@ def test_agreement_counts_pairs_and_disjoint_intervals():
     assert agreement([column, column]).startswith("The published order holds in 4 of 6")
     seeds = [(5, Cell(1.0, None, None)), (6, Cell(2.0, None, None))]
     assert agreement([seeds]) == "The published order holds in 1 of 1 pairs of rows."
+    three = [(5, Cell(1.0, None, None, (0.8, 1.0, 1.2))), (6, Cell(2.0, None, None, (1.3, 2.2, 2.5)))]
+    assert agreement([three]).endswith("in 1 of them the intervals or the ranges of their seeds do not overlap.")
+    assert "in 0 of them" in agreement([[three[0], (6, Cell(2.0, (1.1, 3.0), None, (2.0,)))]])
     assert agreement([[(5, cells[0]), (5, cells[1])]]) == "No two rows with published numbers were run."
 
 
