@@ -7,7 +7,7 @@ from pathlib import Path
 
 from espnet_llmst.cli import InputError, get_parser, read_yaml, run
 from espnet_llmst.prompt import load_template, load_tokenizer
-from espnet_llmst.train.mixture import decode_task, expand_mixture, find_sets, make_mix
+from espnet_llmst.train.mixture import decode_task, expand_mixture, find_set, find_sets, make_mix, parse_direction
 from espnet_llmst.train.shapes import write_shapes
 
 
@@ -36,7 +36,8 @@ def list_directions(args) -> None:
         part for path in args.train_config for part in expand_mixture(read_phase(path)["mixture"], args.directions)
     ]
     named = [f"{part.src}-{part.tgt}" for part in parts if part.task != "asr"]
-    print(" ".join(dict.fromkeys([*args.directions, *named])))
+    given = ["-".join(parse_direction(direction)) for direction in args.directions]
+    print(" ".join(dict.fromkeys([*given, *named])))
 
 
 def list_task(args) -> None:
@@ -65,7 +66,8 @@ def mix(args) -> None:
             parts = list(dict.fromkeys(replace(part, hours=None, every=1) for part in parts))
         counts = make_mix(args.data_dir, split, parts, template, args.out_dir / role, args.near)
         for part, count in counts.items():
-            print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples")
+            source = find_set(args.data_dir, split, part, parts, args.near)
+            print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples of {source}")
         means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer, measure)
         print(f"{role}: on average {means['frames']:.0f} speech frames and {means['tokens']:.0f} text tokens")
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.audio import AudioError, open_audio, read_mono
 from espnet_llmst.datadir.clean import clean_text
-from espnet_llmst.datadir.jobs import run_jobs
-from espnet_llmst.datadir.kaldi import atomic_write, table_names, write_tsv
+from espnet_llmst.datadir.jobs import file_stamp, finished_summary, mark_finished, run_jobs
+from espnet_llmst.datadir.kaldi import left_behind, table_names, write_tsv
 from espnet_llmst.datadir.segments import Cut, frame_range
 from espnet_llmst.datadir.transform import Tables, write_data_dir
 
@@ -84,9 +84,9 @@ def prepare_set(
     set_dir = Path(set_dir)
     key = {"version": _VERSION, "whole": whole, "settings": settings or {}, "inputs": [_input_stamp(p) for p in inputs]}
     key = json.loads(json.dumps(key))  # as it is read back: tuples become lists
-    if not force and (done := _finished(set_dir, key)) is not None:
+    if not force and (done := finished_summary(set_dir, key)) is not None:
         return done
-    for path in (set_dir / ".done", *set_dir.glob(".*.tmp")):  # the latter of a killed run
+    for path in (set_dir / ".done", *left_behind(set_dir)):
         path.unlink(missing_ok=True)
     items, dropped = read()
     items = [item._replace(texts={lang: clean_text(text) for lang, text in item.texts.items()}) for item in items]
@@ -96,7 +96,7 @@ def prepare_set(
         items, empty = drop_empty(items)
         dropped = dropped + empty
     items, unusable, clamped = check_audio(items, nj, str(set_dir), whole)
-    lost = {audio[item.utt]: _stamp(audio[item.utt]) for item in unusable}  # to be looked at again by a later run
+    lost = {audio[item.utt] for item in unusable}  # to be looked at again by a later run
     dropped = sorted(dropped + unusable)
     write_tsv(set_dir / "dropped.tsv", [("utt", "reason", "detail"), *dropped])
     write_tsv(set_dir / "clamped.tsv", [("utt", "detail"), *sorted(clamped)])
@@ -107,9 +107,7 @@ def prepare_set(
         print(f"WARNING: {set_dir}: lost {item.utt}: {item.reason} {item.detail}", file=sys.stderr)
     _write_tables(set_dir, items)
     summary = _summary(items, dropped, len(clamped))
-    with atomic_write(set_dir / ".done") as file:
-        done = {"key": key, "lost": lost, "tables": table_names(set_dir), "summary": summary}
-        json.dump(done, file, indent=1, sort_keys=True)
+    mark_finished(set_dir, key, summary, lost)
     return summary
 
 
@@ -123,30 +121,11 @@ def _summary(items: list[Item], dropped: list[Dropped], clamped: int) -> dict:
     }
 
 
-def _stamp(path: str | Path) -> list[int] | None:
-    """Size and time of a file; None where there is none."""
-    try:
-        stat = Path(path).stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
-
-
 def _input_stamp(path: Path) -> list:
-    stamp = _stamp(path)
+    stamp = file_stamp(path)
     if stamp is None:
         raise InputError(f"{path}: no such file or folder; unpack the corpus again")
     return [str(path), *stamp]
-
-
-def _finished(set_dir: Path, key: dict) -> dict | None:
-    try:
-        done = json.loads((set_dir / ".done").read_text(encoding="utf-8"))
-        same = done["key"] == key and done["tables"] == table_names(set_dir)
-        same = same and all(_stamp(path) == stamp for path, stamp in done["lost"].items())
-        return done["summary"] if same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _check_ids(set_dir: Path, items: list[Item]) -> None:

@@ -25,7 +25,7 @@ from espnet_llmst.datadir.audio import (
     resample,
     write_audio,
 )
-from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs
+from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs, table_stamps
 from espnet_llmst.datadir.kaldi import atomic_write, table_names, text_files, write_tsv
 from espnet_llmst.datadir.segments import Cut, Source, frame_range, sources_of
 from espnet_llmst.datadir.transform import Tables, read_data_dir, restrict, without_audio, write_data_dir
@@ -92,7 +92,8 @@ def format_data_dir(
     bounds = (min_duration, max_duration) if drop else (0.0, float("inf"))
     wanted = None if langs is None else sorted(langs)
     settings = {"fs": fs, "format": audio_format, "bounds": list(bounds), "drop": drop, "langs": wanted}
-    done = None if force else finished_summary(in_dir, out_dir, settings)
+    settings["tables"] = table_stamps(in_dir)
+    done = None if force else finished_summary(out_dir, settings)
     if done is not None:
         return done
     (out_dir / ".done").unlink(missing_ok=True)
@@ -103,7 +104,9 @@ def format_data_dir(
     made = _check_texts(in_dir, tables, langs, drop)
     made += _format_sources(in_dir, tables, target, {item.utt for item in made}, nj)
     summary = _write(out_dir, tables, made, fs, loud=not drop)
-    mark_finished(in_dir, out_dir, settings, summary)
+    bad = {item.utt for item in made if item.reason}
+    lost = {source.audio for source in sources_of(in_dir, tables)[0] if any(cut.utt in bad for cut in source.cuts)}
+    mark_finished(out_dir, settings, summary, lost)
     return summary
 
 

@@ -26,7 +26,7 @@ from kaldiio.matio import read_matrix_or_vector, write_array
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.audio import AudioError
 from espnet_llmst.datadir.clean import clean_text
-from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs
+from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs, table_stamps
 from espnet_llmst.datadir.kaldi import atomic_write, read_table, table_names, text_files, write_tsv
 from espnet_llmst.datadir.transform import Tables, read_data_dir, restrict, without_audio, write_data_dir
 
@@ -173,7 +173,8 @@ def format_feature_dir(
     key = hashlib.sha1(repr(cmvn).encode()).hexdigest()
     wanted = None if langs is None else sorted(langs)
     settings = {"version": _VERSION, "bounds": list(bounds), "drop": drop, "langs": wanted, "cmvn": key}
-    done = None if force else finished_summary(in_dir, out_dir, settings)
+    settings["tables"] = table_stamps(in_dir)
+    done = None if force else finished_summary(out_dir, settings)
     if done is not None:
         return done
     (out_dir / ".done").unlink(missing_ok=True)
@@ -183,7 +184,7 @@ def format_feature_dir(
     made = _check_tables(in_dir, tables, langs, drop)
     made += _format_all(in_dir, out_dir, tables, cmvn, {item.utt for item in made}, nj, force)
     summary = _write(out_dir, tables, [_in_bounds(item, *bounds) for item in made], loud=not drop)
-    mark_finished(in_dir, out_dir, settings, summary)
+    mark_finished(out_dir, settings, summary)
     return summary
 
 

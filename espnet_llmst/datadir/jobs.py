@@ -2,8 +2,11 @@
 
 import json
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,7 +35,7 @@ def run_jobs(function: Callable, jobs: Sequence, nj: int, what: str) -> Iterator
     # Few jobs at a time keep the bar honest; many keep the processes busy.
     chunk = max(1, min(32, len(jobs) // (nj * 4)))
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     try:
         results = pool.map(function, jobs, chunksize=chunk)
         yield from tqdm(results, desc=what, total=len(jobs), disable=None)
@@ -44,29 +47,52 @@ def run_jobs(function: Callable, jobs: Sequence, nj: int, what: str) -> Iterator
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupt() -> None:
+def _begin(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def finished_summary(in_dir: str | Path, out_dir: str | Path, settings: dict) -> dict | None:
-    """The summary in out_dir/.done if made with these settings from in_dir's present tables, else None."""
-    marker = Path(out_dir) / ".done"
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for jobs for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def file_stamp(path: str | Path) -> list[int] | None:
+    """Size and time of a file; None where there is none."""
     try:
-        done = json.loads(marker.read_text(encoding="utf-8"))
-        made = marker.stat().st_mtime_ns
-    except (OSError, ValueError):
+        stat = Path(path).stat()
+    except OSError:
         return None
-    tables = table_names(in_dir)
-    if done.get("settings") != settings or done.get("tables") != tables:
-        return None
-    if any((Path(in_dir) / name).stat().st_mtime_ns >= made for name in tables):
-        return None
-    return done["summary"]
+    return [stat.st_size, stat.st_mtime_ns]
 
 
-def mark_finished(in_dir: str | Path, out_dir: str | Path, settings: dict, summary: dict) -> None:
-    """Write out_dir/.done, to be called last."""
+def table_stamps(data_dir: str | Path) -> dict[str, list[int] | None]:
+    """Size and time of every table of a directory, to be taken before they are read: a part of what work depends on."""
+    return {name: file_stamp(Path(data_dir) / name) for name in table_names(data_dir)}
+
+
+def finished_summary(out_dir: str | Path, settings: dict) -> dict | None:
+    """The summary in out_dir/.done if made with these settings, with its tables there and lost files as then."""
+    try:
+        done = json.loads((Path(out_dir) / ".done").read_text(encoding="utf-8"))
+        same = done["settings"] == settings and done["tables"] == table_names(out_dir)
+        same = same and all(file_stamp(path) == stamp for path, stamp in done["lost"].items())
+        return done["summary"] if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def mark_finished(out_dir: str | Path, settings: dict, summary: dict, lost: Iterable[str | Path] = ()) -> None:
+    """Write out_dir/.done, to be called last.
+
+    Args:
+        settings: all that the result depends on, as JSON can hold it; with the `table_stamps` of the input.
+        lost: files that could not be used; when one changes, the work is to be done again.
+    """
     with atomic_write(Path(out_dir) / ".done") as file:
-        done = {"settings": settings, "tables": table_names(in_dir), "summary": summary}
+        stamps = {str(path): file_stamp(path) for path in lost}
+        done = {"settings": settings, "tables": table_names(out_dir), "lost": stamps, "summary": summary}
         json.dump(done, file, indent=1, sort_keys=True)
         file.write("\n")

@@ -31,6 +31,12 @@ def atomic_write(path: str | Path, binary: bool = False) -> Iterator[IO]:
         temporary.unlink(missing_ok=True)
 
 
+def left_behind(folder: Path) -> list[Path]:
+    """Temporary files of `atomic_write` whose process was killed."""
+    found = [(path, re.fullmatch(r"\.(\d+)\.\d+\.tmp", path.name)) for path in folder.glob(".*.tmp")]
+    return [path for path, name in found if name and not Path("/proc", name[1]).exists()]
+
+
 def read_lines(path: str | Path) -> list[str]:
     """The lines of a UTF-8 file without their newline (or CR newline), split at "\\n" only.
 

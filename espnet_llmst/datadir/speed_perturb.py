@@ -19,7 +19,8 @@ from espnet_llmst.datadir.audio import (
     resample,
     write_audio,
 )
-from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs
+from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs, table_stamps
+from espnet_llmst.datadir.kaldi import table_names
 from espnet_llmst.datadir.segments import Cut, Source, frame_range, sources_of
 from espnet_llmst.datadir.transform import (
     Tables,
@@ -73,8 +74,8 @@ def speed_perturb(
         raise InputError(f"speed factors {factors}: give factors from 0.1 to 10, e.g. 0.9 1.0 1.1")
     if in_dir.resolve() == out_dir.resolve():
         raise InputError(f"{out_dir}: is the input directory itself; choose another --out_dir")
-    settings = {"factors": list(factors), "fs": fs}
-    done = None if force else finished_summary(in_dir, out_dir, settings)
+    settings = {"factors": list(factors), "fs": fs, "tables": table_stamps(in_dir)}
+    done = None if force else finished_summary(out_dir, settings)
     if done is not None:
         return done
     (out_dir / ".done").unlink(missing_ok=True)
@@ -84,15 +85,19 @@ def speed_perturb(
     changed = tuple(factor for factor in factors if factor != 1)
     target = Target(out_dir / "data", fs, changed, reuse=not force)
     made: dict[str, dict[float, str]] = {}
-    for several in run_jobs(partial(perturb_source, target), sources_of(in_dir, tables)[0], nj, str(out_dir)):
+    sources = sources_of(in_dir, tables)[0]
+    for several in run_jobs(partial(perturb_source, target), sources, nj, str(out_dir)):
         made.update(several)
     unreadable = sorted(set(tables["utt2spk"]) - set(made))
     if len(unreadable) == len(tables["utt2spk"]):
         raise InputError(f"{in_dir}: no audio can be read, e.g. of {unreadable[0]}; check the paths in wav.scp")
     joined = _join(tables, made, factors)
+    for name in set(table_names(out_dir) if out_dir.is_dir() else ()) - set(joined):
+        (out_dir / name).unlink()  # of an earlier run, whose input had more tables
     write_data_dir(out_dir, joined)
     summary = {"utterances": len(joined["utt2spk"]), "unreadable": unreadable}
-    mark_finished(in_dir, out_dir, settings, summary)
+    lost = {source.audio for source in sources if any(cut.utt not in made for cut in source.cuts)}
+    mark_finished(out_dir, settings, summary, lost)
     return summary
 
 

@@ -198,6 +198,10 @@ def combine_data_dirs(out: str | Path, sources: Sequence[str | Path]) -> list[st
         InputError: one id with different values in two sources.
     """
     all_tables = [read_data_dir(source) for source in sources]
+    forms = {source: "wav.scp" in tables for source, tables in zip(sources, all_tables, strict=True)}
+    if len(set(forms.values())) > 1:
+        features = next(source for source, has_audio in forms.items() if not has_audio)
+        raise InputError(f"{features}: has features where other directories have audio; prepare all alike")
     if any("segments" in tables for tables in all_tables):
         for tables in all_tables:
             tables.setdefault("segments", {utt: f"{utt} 0 -1" for utt in tables["wav.scp"]})

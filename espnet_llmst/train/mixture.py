@@ -80,19 +80,22 @@ def decode_task(parts: list[Part]) -> str:
     return next((task for task in ("st", "srt", "smt", "asr") if task in tasks), "mt")
 
 
-def find_set(data_dir: Path, split: str, part: Part, near: Sequence[str] = ()) -> str:
+def find_set(data_dir: Path, split: str, part: Part, parts: Sequence[Part] = (), near: Sequence[str] = ()) -> str:
     """Name of the set below ``data_dir`` that holds a part's speech and texts.
 
-    Transcription reads ``<split>.<src>``, or the first set of a direction from that language: of those in ``near``,
-    so that a set which another method brings is not taken in its place, and then of any.
+    Transcription reads the first that is there of: a set that another of the phase's ``parts`` translates from that
+    language (ASR augmentation is the same speech), ``<split>.<src>``, a set of a direction in ``near``, so that one
+    which another method brings is not taken in its place, and a set of any direction.
     """
     if part.task != "asr":
         name = f"{split}.{part.src}-{part.tgt}"
         if not (data_dir / name).is_dir():
             raise InputError(f"{data_dir / name} is missing: run stages 1 to 3 with --directions {part.src}-{part.tgt}")
         return name
-    close = [data_dir / f"{split}.{one}" for one in sorted(near) if parse_direction(one)[0] == part.src]
-    candidates = [data_dir / f"{split}.{part.src}", *close, *sorted(data_dir.glob(f"{split}.{part.src}-*"))]
+    same = sorted(f"{one.src}-{one.tgt}" for one in parts if one.task != "asr" and one.src == part.src)
+    close = sorted(one for one in near if parse_direction(one)[0] == part.src)
+    candidates = [data_dir / f"{split}.{one}" for one in (*same, part.src, *close)]
+    candidates += sorted(data_dir.glob(f"{split}.{part.src}-*"))
     found = next((path for path in candidates if path.is_dir()), None)
     if found is None:
         raise InputError(f"{data_dir}/{split}.{part.src}-*: no set with {part.src} speech; run stages 1 to 3")
@@ -101,14 +104,14 @@ def find_set(data_dir: Path, split: str, part: Part, near: Sequence[str] = ()) -
 
 def find_sets(data_dir: Path, split: str, parts: list[Part], near: Sequence[str] = ()) -> list[str]:
     """The sets that a mixture needs, each once."""
-    return list(dict.fromkeys(find_set(data_dir, split, part, near) for part in parts))
+    return list(dict.fromkeys(find_set(data_dir, split, part, parts, near) for part in parts))
 
 
 def _read_text(set_dir: Path, lang: str) -> dict[str, str]:
     files = text_files(set_dir)
     if lang not in files:
         raise InputError(f"{set_dir}: text.tc.{lang} is missing (there are: {', '.join(sorted(files)) or 'none'})")
-    return read_table(files[lang])
+    return read_table(files[lang], allow_empty=True)
 
 
 def choose_utterances(utt2spk: dict[str, str], samples: dict[str, str], hours: float, seed: int = 0) -> set[str]:
@@ -138,8 +141,9 @@ def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[st
     wavs = dict(list(wavs.items())[:: part.every])
     if not wavs:
         raise InputError(f"{set_dir}: mixture: no utterance fits into hours: {part.hours}; give more")
-    transcripts = _read_text(set_dir, part.src)
-    translations = _read_text(set_dir, part.tgt)
+    transcripts, translations = _read_text(set_dir, part.src), _read_text(set_dir, part.tgt)
+    # A set that is also a test set is whole: what has no text is left out here.
+    wavs = {utt: wav for utt, wav in wavs.items() if transcripts.get(utt) != "" and translations.get(utt) != ""}
     shows_transcript = "{transcript}" in template.tasks.get(part.task, {}).get("prompt", "")
     tables: dict[str, dict[str, str]] = {name: {} for name in MIX_FILES}
     for utt, wav in wavs.items():
@@ -172,7 +176,7 @@ def make_mix(
     merged: dict[str, dict[str, str]] = {name: {} for name in MIX_FILES}
     counts = {}
     for part in parts:
-        tables = mix_part(dump_dir / find_set(dump_dir, split, part, near), part, template)
+        tables = mix_part(dump_dir / find_set(dump_dir, split, part, parts, near), part, template)
         counts[part] = len(tables["utt2task"])
         for name, table in tables.items():
             merged[name].update(table)

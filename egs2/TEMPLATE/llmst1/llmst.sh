@@ -47,7 +47,7 @@ train_args=             # more options for llmst_train, e.g. "--max_epoch 2 --op
 # Decoding
 inference_config=conf/decode_beam5.yaml   # options of llmst_inference; its name is the folder of the results
 inference_args=         # more options for llmst_inference, e.g. "--beam_size 1"
-inference_model=valid.loss.best.pth  # checkpoint of the phase
+inference_model=        # checkpoint of the phase, e.g. valid.acc.ave.pth; default: the best by its first best_model_criterion
 inference_task=         # st, srt, smt or asr; default: what the phase was trained for, in this order
 shuffled_control=false  # also decode with audio shuffled between utterances
 control_seed=1          # of that shuffling
@@ -61,9 +61,15 @@ rows=                   # only these, e.g. "s_lora dual"; --dry_run true names t
 seeds=                  # train each row with each, e.g. "1 2 3"; foundation models are shared
 dry_run=false           # only say what is there, what would be run, and the GPU memory
 
-help_message=$(sed '/^help_message=/,$d' "$0" | grep -E '^(# [A-Z]|[a-z_]+=)' | sed -E 's/^# (.*)$/\n\1/; s/^([a-z_]+)=([^#]*)(# *(.*))?$/  --\1 (\2) \4/; s/ +\)/)/')
 run_words=("$@")
 run_args=$(printf '%q ' "$@")
+help_text() { # the lines above, with the values that the recipe's run.sh gives
+    local line name
+    sed '/^run_words=/,$d' "$0" | grep -E '^(# [A-Z]|[a-z_]+=)' | while IFS= read -r line; do
+        name=${line%%=*}
+        if [[ ${line} == "# "* ]]; then printf '\n%s\n' "${line#\# }"; else echo "  --${name} (${!name}) ${line#*# }"; fi
+    done
+}
 . ./path.sh
 . utils/parse_options.sh
 . ./cmd.sh
@@ -74,16 +80,30 @@ tool() { # command arguments...
     shift
     "${python}" -m "espnet_llmst.bin.${name}" "$@"
 }
-args_tag() { # what inference_args add to the name of a decode, as in ESPnet
-    sed -E 's/^(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}"
+options_tag() { # what options of decoding add to the name of a decode, as in ESPnet
+    sed -E 's/^ *(.)/_\1/; s/--//g; s/[^A-Za-z0-9._]+/_/g' <<< "${inference_args}${inference_model:+ ${inference_model%.pth}}"
+}
+to_the_end() { # command arguments...: waits for it as a shell does, and hands signals on to it
+    local child status
+    "$@" &
+    child=$!
+    trap 'kill -TERM "${child}" 2> /dev/null || true' INT TERM HUP
+    while true; do
+        status=0
+        wait "${child}" || status=$?
+        if ! kill -0 "${child}" 2> /dev/null; then break; fi    # else the signal ended the wait, not the child
+    done
+    trap - INT TERM HUP
+    return "${status}"
 }
 
 if [ -n "${table}" ]; then
     ! "${force}" || fail "--force true is for one --method; a table only runs what is missing"
+    [ -z "${phase}${directions}${inference_task}" ] || fail "--phase, --directions and --inference_task are for one --method; the rows of a table name their own"
     # Every row is a run, or several, of the recipe's own script with this run's options and the row's.
     # shellcheck disable=SC2206
     paper=(llmst_table --table "${table}" --rows ${rows} --seeds ${seeds} --expdir "${expdir}" --stage "${stage}"
-        --stop_stage "${stop_stage}" --train_args="${train_args}" --decode_suffix="$(args_tag)" --inference_args="${inference_args}")
+        --stop_stage "${stop_stage}" --train_args="${train_args}" --decode_suffix="$(options_tag)" --inference_args="${inference_args}")
     if "${dry_run}"; then
         tool "${paper[@]}" --dry_run
         exit 0
@@ -95,7 +115,7 @@ if [ -n "${table}" ]; then
         IFS=$'\t' read -r -a words <<< "${options}"
         log "table ${table}, row ${row}: ${words[*]}"
         status=0
-        ./run.sh "${run_words[@]}" --table= --rows= --seeds= "${words[@]}" 3<&- || status=$?
+        to_the_end ./run.sh "${run_words[@]}" --table= --rows= --seeds= "${words[@]}" 3<&- || status=$?
         [ "${status}" -lt 128 ] || exit "${status}"    # ended by a signal: so is this
         if [ "${status}" -ne 0 ]; then
             log "table ${table}, row ${row}: failed, see above; the other rows go on"
@@ -112,13 +132,14 @@ if [ -n "${table}" ]; then
     exit 0
 fi
 
+if [ -n "${rows}${seeds}" ] || "${dry_run}"; then fail "--rows, --seeds and --dry_run are for a --table"; fi
 configs=("conf/${method}"/[0-9]*.yaml)
 if [ -z "${method}" ] || [ ${#configs[@]} -eq 0 ]; then
     methods=$(for file in conf/*/[0-9]*.yaml; do basename "$(dirname "${file}")"; done | sort -u | xargs)
     fail "unknown method '${method}'; there are: ${methods}"
 fi
 if [ -n "${phase}" ]; then
-    [ -e "conf/${method}/${phase}.yaml" ] || fail "unknown phase '${phase}' of ${method}; there are: $(basename -a -s .yaml "${configs[@]}" | xargs)"
+    [[ " ${configs[*]} " == *" conf/${method}/${phase}.yaml "* ]] || fail "unknown phase '${phase}' of ${method}; there are: $(basename -a -s .yaml "${configs[@]}" | xargs)"
 fi
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] || fail "--stage and --stop_stage take numbers"
 [[ ${ngpu} =~ ^[0-9]+$ && ${num_nodes} =~ ^[1-9][0-9]*$ ]] || fail "--ngpu and --num_nodes take numbers"
@@ -146,6 +167,7 @@ mark() { # mark key
 phases() { # the phases to work on
     basename -a -s .yaml "${configs[@]}" | grep -x "${phase:-.*}"
 }
+export PYTHON=${python}    # for local/ and utils/
 needed=$(tool llmst_mix --list_directions --train_config "${configs[@]}" --directions "${direction_list[@]}")
 if [ -z "${directions}" ]; then
     read -r -a direction_list <<< "${needed}"
@@ -153,17 +175,18 @@ fi
 [ ${#direction_list[@]} -gt 0 ] || fail "conf/${method} names no directions; give e.g. --directions fr-en"
 force_option=$(if "${force}"; then echo --force; fi)
 
-if in_range 1 "${skip_data_prep}"; then
-    key="${needed} ${local_data_opts}"
-    if finished data/.done "${key}"; then
-        log "stage 1: data/ is ready for ${needed}"
-    else
-        log "stage 1: data preparation"
-        rm -f data/.done
-        # shellcheck disable=SC2086
-        local/data.sh --directions "${needed}" --nj "${nj}" --force "${force}" ${local_data_opts}
-        mark data/.done "${key}"
+if [ "${stage}" -le 3 ] && ! "${skip_data_prep}"; then
+    mkdir -p data
+    exec 7>> data/.lock
+    if ! flock -n 7; then
+        log "another run prepares data/; waiting for it"
+        flock 7
     fi
+fi
+if in_range 1 "${skip_data_prep}"; then
+    log "stage 1: data preparation; finished sets are skipped"
+    # shellcheck disable=SC2086
+    local/data.sh --directions "${needed}" --nj "${nj}" --force "${force}" ${local_data_opts}
 fi
 
 sets_of() { # folder split split phases...: the sets that the phases read
@@ -189,6 +212,8 @@ if in_range 3 "${skip_data_prep}"; then
     log "stage 3: format audio as 16 kHz ${audio_format}, drop what cannot be trained on"
     sets=$(sets_of data "${train_set}" "${valid_set}" "${configs[@]}")
     for set in ${sets}; do
+        # A test set stays whole, also where it validates.
+        if [[ " ${test_list[*]} " == *" ${set%%.*} "* && " ${direction_list[*]} " == *" ${set#*.} "* ]]; then continue; fi
         # shellcheck disable=SC2086
         tool llmst_format --data_dir "data/${set}" --out_dir "${dumpdir}/raw/${set}" --nj "${nj}" \
             --audio_format "${audio_format}" --min_duration "${min_wav_duration}" \
@@ -204,18 +229,28 @@ if in_range 3 "${skip_data_prep}"; then
     done
 fi
 
+exec 7>&-
+
 if in_range 4 "${skip_train}"; then
     log "stage 4: foundation models"
     wanted=$(if "${force}"; then echo --list_local; else echo --list_missing; fi)
     missing=$(tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" "${wanted}")
     if [ -n "${missing}" ]; then
         [ -e local/foundation.sh ] || fail "missing models: ${missing//$'\n'/ }; put them there, or name others in conf/${method}"
-        mkdir -p "${expdir}/foundation"
-        exec 8>> "${expdir}/foundation/.lock"
-        flock -n 8 || fail "another run is training foundation models in ${expdir}/foundation; wait for it"
-        # shellcheck disable=SC2086
-        local/foundation.sh --nj "${nj}" --dumpdir "${dumpdir}" --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
+        shared=$(dirname "${missing%%$'\n'*}")    # by runs with other --expdir, too
+        mkdir -p "${shared}"
+        exec 8>> "${shared}/.lock"
+        if ! flock -n 8; then
+            log "another run is training foundation models in ${shared}; waiting for it"
+            flock 8
+            missing=$(tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" "${wanted}")
+        fi
     fi
+    if [ -n "${missing}" ]; then
+        # shellcheck disable=SC2086
+        to_the_end local/foundation.sh --nj "${nj}" --dumpdir "${dumpdir}" --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
+    fi
+    exec 8>&-
     tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" --out "${expdir}/foundation.json"
 fi
 
@@ -229,16 +264,18 @@ if in_range 5 "${skip_train}"; then
         tables=$(for set in ${sets}; do echo "${dumpdir}/raw/${set}"/{wav,feats}.s[c]p "${dumpdir}/raw/${set}"/{utt2num_samples,text.*}; done)
         # shellcheck disable=SC2086
         key=$(cat "${config}" "${prompt}" ${tables} | sha256sum)-${sets//$'\n'/ }
-        if finished "${stats_dir}/.done" "${key}"; then
+        mix_dir=${dumpdir}/mix/${method}/${name}    # another --expdir may have other data there by now
+        if finished "${stats_dir}/.done" "${key}" && finished "${mix_dir}/.done" "${key}"; then
             log "stage 5: ${name}: mixture and sizes are ready"
             continue
         fi
         log "stage 5: ${name}: mixture and sizes"
-        rm -f "${stats_dir}/.done"
+        rm -f "${stats_dir}/.done" "${mix_dir}/.done"
         # shellcheck disable=SC2086
         tool llmst_mix --train_config "${config}" --directions "${direction_list[@]}" --near ${needed} \
             --data_dir "${dumpdir}/raw" --splits "${train_set}" "${valid_set}" \
-            --out_dir "${dumpdir}/mix/${method}/${name}" --stats_dir "${stats_dir}"
+            --out_dir "${mix_dir}" --stats_dir "${stats_dir}"
+        mark "${mix_dir}/.done" "${key}"
         mark "${stats_dir}/.done" "${key}"
     done
 fi
@@ -261,6 +298,18 @@ data_options() { # train|valid mix stats: what llmst_train reads
     echo "--$1_shape_file $3/$1/speech_shape"
     echo "--$1_shape_file $3/$1/text_shape"
 }
+same_models() { # phase: refuse foundation models other than those it was trained with
+    tool llmst_foundation --train_config "conf/${method}/$1.yaml" --out "${expdir}/foundation.json" --kept "${expdir}/${method}/$1/foundation.json"
+}
+best_of() { # phase's YAML: the checkpoint that its first criterion chooses
+    "${python}" - "$1" << 'EOF'
+import sys
+import yaml
+
+part, name, _ = (yaml.safe_load(open(sys.argv[1])).get("best_model_criterion") or [["valid", "loss", "min"]])[0]
+print(f"{part}.{name}.best.pth")
+EOF
+}
 keep_log() { # file: an earlier log is not overwritten
     local n=1
     [ -e "$1" ] || return 0
@@ -276,7 +325,7 @@ if in_range 6 "${skip_train}"; then
         from=$(sed -nE 's/^init_from: *([^ #]+).*/\1/p' "${config}")
         if [ "${from}" = previous ]; then
             [ -n "${previous}" ] || fail "${config}: init_from: previous, but there is no earlier phase"
-            from=${previous}/${inference_model}
+            from=${previous}/$(best_of "conf/${method}/$(basename "${previous}").yaml")
         elif [[ ${from} == exp/* && ${from} != exp/foundation/* ]]; then
             from=${expdir}/${from#exp/}    # of this experiment, as is what it starts from
         fi
@@ -288,14 +337,21 @@ if in_range 6 "${skip_train}"; then
         [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
         inputs=("${dir}/stats/.done")
         if [ -e "${from}" ]; then inputs+=("${from}"); fi
-        key="$(sha256sum < "${config}")$(cat "${inputs[@]}" | sha256sum)-${train_args}-${from}"
+        # What changes nothing of the result may be given to a run that goes on.
+        told=$(sed -E 's/--(save_interval_iters|log_interval|num_workers)[= ]+[0-9]+ *//g; s/ +$//' <<< "${train_args}")
+        key="$(sha256sum < "${config}")$(cat "${inputs[@]}" | sha256sum)-${told}-${from}"
+        if "${force}"; then rm -f "${dir}/foundation.json"; fi
+        same_models "${name}"
         if finished "${dir}/.done" "${key}"; then
             log "stage 6: ${name}: already trained in ${dir}"
             continue
         fi
         if "${force}"; then rm -f "${dir}"/*.pth "${dir}"/*.pth.tmp "${dir}/.started" "${dir}/.done"; fi
         if [ -e "${dir}/.started" ] && [ "$(cat "${dir}/.started")" != "${key}" ]; then
-            fail "${dir} was trained with other settings or data: use --expdir for a new experiment, or --force true"
+            before=$(sed -E 's/^[^-]*-[^-]*-[^-]*-//' "${dir}/.started")
+            before=${before%"-${from}"}
+            if [ "${before}" != "${told}" ]; then before="--train_args '${before}', now '${told}'"; else before="YAML or data"; fi
+            fail "${dir} was trained with other settings (${before}): use --expdir for a new experiment, or --force true"
         fi
         mark "${dir}/.started" "${key}"
         log "stage 6: ${name}: training; the log is ${dir}/train.log"
@@ -303,7 +359,7 @@ if in_range 6 "${skip_train}"; then
         init=$(if [ -n "${from}" ] && [ "${from}" != null ]; then echo "--init_param ${from}"; fi)
         processes=$((ngpu > 1 ? ngpu : 1))    # of a node: one per GPU
         # shellcheck disable=SC2046,SC2086
-        OMP_NUM_THREADS=${num_threads} PYTHON=${python} ${cuda_cmd} --gpu "${ngpu}" --num_nodes "${num_nodes}" \
+        OMP_NUM_THREADS=${num_threads} to_the_end ${cuda_cmd} --gpu "${ngpu}" --num_nodes "${num_nodes}" \
             --num_threads $((num_threads * processes)) "${dir}/train.log" \
             utils/launch.sh "${processes}" "${num_nodes}" \
             -m espnet_llmst.bin.llmst_train --config "${config}" --output_dir "${dir}" --resume true \
@@ -317,7 +373,7 @@ fi
 
 decode_dir() { # phase set: where its decode lies; options of the run are part of the name, as in ESPnet
     local tag
-    tag=$(basename "${inference_config}" .yaml)${inference_task:+_${inference_task}}$(args_tag)
+    tag=$(basename "${inference_config}" .yaml)${inference_task:+_${inference_task}}$(options_tag)
     echo "${expdir}/${method}/$1/${tag}/$2"
 }
 task_of() { # phase: the task by which it is tested
@@ -364,12 +420,13 @@ works_of() { # phase task: lines of set, direction, folder of the decode, and th
 
 if in_range 7 "${skip_eval}"; then
     for name in $(phases); do
-        model=${expdir}/${method}/${name}/${inference_model}
+        model=${expdir}/${method}/${name}/${inference_model:-$(best_of "conf/${method}/${name}.yaml")}
         [ -e "${model}" ] || fail "${model} is missing: run stage 6 first"
         begun=${expdir}/${method}/${name}/.started
         if [ -e "${begun}" ] && [[ "$(cat "${begun}")" != "$(sha256sum < "conf/${method}/${name}.yaml")"* ]]; then
             fail "conf/${method}/${name}.yaml has changed since ${model} was trained: train it again (--stage 6 --force true, or another --expdir)"
         fi
+        same_models "${name}"
         task=$(task_of "${name}")
         list=$(decode_dir "${name}" decode_list)
         mkdir -p "$(dirname "${list}")"
@@ -382,8 +439,8 @@ if in_range 7 "${skip_eval}"; then
         todo=()
         while read -r key data direction out seed; do
             # A run that begins here was started to decode: finished work is done again, a killed one goes on.
-            if [ "${stage}" -eq 7 ]; then rm -f "${out}/.done"; fi
-            if "${force}"; then rm -rf "${out}"/job.*; fi
+            if [ "${stage}" -eq 7 ]; then rm -f "${out:?}/.done"; fi
+            if "${force}"; then rm -rf "${out:?}"/job.*; fi
             if finished "${out}/.done" "${key}"; then
                 log "stage 7: ${out} is ready"
                 continue
@@ -398,7 +455,7 @@ if in_range 7 "${skip_eval}"; then
         gpu=$(if "${gpu_inference}"; then echo 1; else echo 0; fi)
         log "stage 7: decoding; the log is $(dirname "${list}")/log/decode.*.log"
         # shellcheck disable=SC2086
-        ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "$(dirname "${list}")/log/decode.JOB.log" \
+        to_the_end ${decode_cmd} --gpu "${gpu}" JOB=1:"${inference_nj}" "$(dirname "${list}")/log/decode.JOB.log" \
             "${python}" -m espnet_llmst.bin.llmst_inference "${options[@]}" --ngpu "${gpu}" \
             --decode_list "${list}" --job JOB --num_jobs "${inference_nj}"
         tool llmst_inference --merge --decode_list "${list}" --num_jobs "${inference_nj}"

@@ -218,6 +218,8 @@ def test_no_common_sentence_is_a_stop(root, make):
         ('""you"" und ""me""', '"you" und "me"'),
         # unbalanced: an opening quote that was not escaped belongs to the text
         ('"Das ist es, um das es sich handelt"", sagte er.', '"Das ist es, um das es sich handelt", sagte er.'),
+        ('"Das ist es, um das es sich handelt"", sagte er."', '"Das ist es, um das es sich handelt", sagte er.'),
+        ('"Er sagte: ""Das ist es."', 'Er sagte: "Das ist es."'),
         ('Das ist es, um das es sich handelt"", sagte er.', 'Das ist es, um das es sich handelt", sagte er.'),
         ('"Er kam"", sagte sie, ""und ging"', '"Er kam", sagte sie, "und ging"'),
         # nothing is escaped

@@ -88,7 +88,39 @@ def test_starting_at_stage_7_decodes_again(recipe, finished):
 
 def test_changed_settings_do_not_reuse_a_trained_phase(recipe, finished):
     error = run(recipe, "--stage", "6", "--stop_stage", "6", "--train_args", "--max_epoch 2", fails=True)
-    assert "was trained with other settings or data: use --expdir" in error
+    assert "with other settings (--train_args '--max_epoch 1', now '--max_epoch 2'): use --expdir" in error
+    told = ["--train_args", "--max_epoch 1 --save_interval_iters 7 --num_workers 0"]  # which change no result
+    assert "already trained" in run(recipe, "--stage", "6", "--stop_stage", "6", *told)
+
+
+def test_a_changed_foundation_model_is_refused(recipe, finished):
+    kept = recipe / "exp/llast/1_dual_lora/foundation.json"
+    was = kept.read_text()
+    kept.write_text(was.replace(json.loads(was)["exp/foundation/whisper_fr"], "0" * 64))
+    for stage in "67":
+        error = run(recipe, "--stage", stage, "--stop_stage", stage, *SMALL, fails=True)
+        assert "exp/foundation/whisper_fr has changed since exp/llast/1_dual_lora was trained with it" in error
+    kept.write_text(was)
+
+
+def test_another_checkpoint_is_decoded_beside(recipe, finished):
+    run(recipe, "--stage", "7", "--stop_stage", "8", "--inference_model", "1epoch.pth", *SMALL)
+    scores = recipe / "exp/llast/1_dual_lora/decode_beam5_1epoch/test.fr-en/scores.json"
+    assert json.loads(scores.read_text())["n"] == 6
+    shutil.rmtree(scores.parent.parent)
+
+
+def test_sigterm_to_the_script_ends_training_saved(recipe, finished):
+    """Whoever kills ``run.sh`` alone leaves no training behind."""
+    begun, phase = recipe / "exp/term/llast/1_dual_lora/train.log", recipe / "exp/term/llast/1_dual_lora"
+    options = ["--expdir", "exp/term", *SMALL[:-1], "--max_epoch 500 --save_interval_iters 1"]
+    process = subprocess.Popen(["./run.sh", *options], cwd=recipe, start_new_session=True, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (begun.exists() and "1epoch results" in begun.read_text()):
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 143
+    left = subprocess.run(["ps", "-o", "args=", "-s", str(process.pid)], capture_output=True, text=True).stdout
+    assert not left and "Ended (code 143)" in begun.read_text() and (phase / "checkpoint.pth").exists()
 
 
 def test_a_stale_decode_is_refused(recipe, finished):
@@ -117,6 +149,11 @@ rows:
   - {name: none, published: 2.0, method: llast_no_lora, phase: 1_projector, sets: [test.fr-en]}
   - {name: dual, published: 3.0, method: llast, phase: 1_dual_lora, sets: [test.fr-en]}
 """
+
+
+def test_help_shows_the_recipes_own_values(recipe):
+    text = run(recipe, "--help")
+    assert "--max_wav_duration (4) seconds; longer" in text and "--method (llast) a folder of conf/" in text
 
 
 def test_a_table_runs_what_is_missing(recipe, finished):
@@ -183,6 +220,12 @@ def test_a_phase_that_starts_from_another_methods_names_it_when_missing(recipe, 
         (["--method", "lllast"], "unknown method 'lllast'; there are: "),
         (["--phase", "9_none"], "unknown phase '9_none' of llast; there are: 1_dual_lora"),
         (["--directions", "fr_en", "--stage", "3", "--stop_stage", "3"], "'fr_en' is no direction"),
+        (["--directions", "foo", "--stage", "7"], "'foo' is no direction"),
+        (["--dry_run", "true"], "--rows, --seeds and --dry_run are for a --table"),
+        (
+            ["--table", "lora", "--directions", "fr-en"],
+            "--phase, --directions and --inference_task are for one --method",
+        ),
         (["--stage", "one"], "--stage and --stop_stage take numbers"),
         (["extra"], "unexpected argument 'extra'"),
         (["--table", "none"], "unknown table 'none'; there are: "),

@@ -191,7 +191,7 @@ def test_same_bytes_every_time_and_no_left_overs(talk):
     talk.prepare()
     before = contents()
     (talk.out / "text.tc.fr").write_text("a1 of another run\n")
-    (talk.out / ".123.456.tmp").write_text("of a killed run")
+    (talk.out / ".99999999.456.tmp").write_text("of a killed run")
     talk.items.reverse()
     talk.prepare(force=True, nj=2)
     assert contents() == before

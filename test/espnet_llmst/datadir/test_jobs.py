@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from espnet_llmst.cli import InputError
-from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs
+from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs, table_stamps
 
 
 def square(number):
@@ -36,18 +39,40 @@ def test_a_killed_process_is_an_error_not_a_hang():
 
 
 def test_marker(good, tmp_path):
-    out = tmp_path / "out"
-    assert finished_summary(good.dir, out, {"a": 1}) is None
-    for name in good.tables:  # as if written long ago
-        os.utime(good.dir / name, (1, 1))
-    mark_finished(good.dir, out, {"a": 1}, {"n": 2})
-    assert finished_summary(good.dir, out, {"a": 1}) == {"n": 2}
-    assert finished_summary(good.dir, out, {"a": 2}) is None
-    (good.dir / "utt2dur").write_text("")
-    assert finished_summary(good.dir, out, {"a": 1}) is None
-    (good.dir / "utt2dur").unlink()
-    os.utime(good.dir / "wav.scp")
-    os.utime(out / ".done", (100, 100))
-    assert finished_summary(good.dir, out, {"a": 1}) is None
+    out, lost = tmp_path / "out", tmp_path / "lost.wav"
+    assert finished_summary(out, {"a": 1}) is None
+    key = {"a": 1, "tables": table_stamps(good.dir)}
+    mark_finished(out, key, {"n": 2}, [lost])
+    assert finished_summary(out, key) == {"n": 2} and finished_summary(out, {**key, "a": 2}) is None
+    os.utime(good.dir / "wav.scp", (1, 1))  # an older one in its place
+    assert table_stamps(good.dir) != key["tables"]
+    lost.write_text("came later")
+    assert finished_summary(out, key) is None
+    mark_finished(out, key, {"n": 2}, [lost])
+    (out / "utt2spk").write_text("")
+    assert finished_summary(out, key) is None
     (out / ".done").write_text("{")
-    assert finished_summary(good.dir, out, {"a": 1}) is None
+    assert finished_summary(out, key) is None
+
+
+PARENT = """
+import sys, time
+from espnet_llmst.datadir.jobs import run_jobs
+
+if __name__ == "__main__":
+    for _ in run_jobs(time.sleep, [0.1, 0.1, 100, 100], 2, "x"):
+        print("begun", flush=True)
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, tmp_path / "parent.py"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while process.stdout.readline() != "begun\n":
+        pass
+    process.kill()
+    began = time.monotonic()
+    process.stdout.read()  # ends when nobody has the pipe any more
+    assert time.monotonic() - began < 30
+    process.wait()

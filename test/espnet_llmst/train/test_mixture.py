@@ -80,6 +80,10 @@ def test_transcription_reads_the_methods_own_sets(dump_dir):
     (dump_dir / "train.fr-de").mkdir()  # of another method
     assert find_sets(dump_dir, "train", parts) == ["train.fr-de"]
     assert find_sets(dump_dir, "train", parts, ["de-en", "fr-en"]) == ["train.fr-en"]
+    (dump_dir / "train.fr").mkdir()  # of a corpus for transcription; augmentation is the speech that is translated
+    assert find_sets(dump_dir, "train", parts, ["de-en", "fr-en"]) == ["train.fr"]
+    augmented = expand_mixture([{"task": "st"}, {"task": "asr", "langs": ["fr"]}], ["fr-en"])
+    assert find_sets(dump_dir, "train", augmented, ["fr-en"]) == ["train.fr-en"]
 
 
 def test_transcript_is_kept_where_the_prompt_shows_it(dump_dir, tmp_path):
@@ -104,6 +108,14 @@ def test_missing_set_and_missing_text_are_named(dump_dir, prompt_file, tmp_path)
     (dump_dir / "train.fr-en/text.tc.en").unlink()
     with pytest.raises(InputError, match=r"text.tc.en is missing \(there are: fr\)"):
         make_mix(dump_dir, "train", [Part("st", "fr", "en")], template, tmp_path / "mix")
+
+
+def test_what_has_no_text_is_left_out(dump_dir, prompt_file, tmp_path):
+    """A test set that is also validated on keeps its utterances without text."""
+    text = dump_dir / "train.fr-en/text.tc.en"
+    text.write_text(text.read_text().replace("fr_spk-train1 The train 1.", "fr_spk-train1"))
+    counts = make_mix(dump_dir, "train", [Part("st", "fr", "en")], load_template(prompt_file), tmp_path / "mix")
+    assert list(counts.values()) == [2] and "st.fr-en.fr_spk-train1" not in read_table(tmp_path / "mix/text")
 
 
 def test_a_phase_is_tested_by_its_best_task():

@@ -2,7 +2,7 @@
 # Turns --some_option VALUE into the shell variable some_option; to be sourced after the defaults are set.
 #
 #   stage=1; force=false                  # only variables that already exist are options
-#   help_message="Usage: ..."             # printed by --help
+#   help_message="Usage: ..."             # printed by --help; or a function help_text, which knows the options so far
 #   . utils/parse_options.sh              # leaves the positional arguments in "$@"
 #
 # --some-option and --some_option mean the same; the value follows as the next word or after "=".
@@ -29,7 +29,11 @@ _po_set() { # option value
 while [ $# -gt 0 ]; do
     case "$1" in
         --help | -h)
-            printf '%s\n' "${help_message:-$(basename "$0"): no help available}"
+            if declare -F help_text > /dev/null; then
+                help_text
+            else
+                printf '%s\n' "${help_message:-$(basename "$0"): no help available}"
+            fi
             exit 0
             ;;
         --)

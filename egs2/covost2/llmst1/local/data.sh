@@ -37,7 +37,7 @@ options=(--nj "${nj}")
 if [ "${force}" = true ]; then options+=(--force); fi
 read -r -a pairs <<< "${directions//,/ }"
 log "CoVoST-2, directions: ${pairs[*]}"
-python3 local/prepare_covost2.py --corpus_dir "${corpus_dir}" ${covost2_dir:+--covost2_dir "${covost2_dir}"} \
+"${PYTHON:-python3}" local/prepare_covost2.py --corpus_dir "${corpus_dir}" ${covost2_dir:+--covost2_dir "${covost2_dir}"} \
     --out_dir data --directions "${pairs[@]}" "${options[@]}"
 
 if [ -n "${asr_langs}" ]; then
@@ -50,7 +50,7 @@ if [ -n "${asr_langs}" ]; then
         done
     done
     log "Common Voice, languages: ${langs[*]}"
-    python3 local/prepare_common_voice.py --corpus_dir "${asr_corpus_dir:-${corpus_dir}}" --out_dir data \
+    "${PYTHON:-python3}" local/prepare_common_voice.py --corpus_dir "${asr_corpus_dir:-${corpus_dir}}" --out_dir data \
         --langs "${langs[@]}" ${tested[0]:+--exclude "${tested[@]}"} "${options[@]}"
 fi
 log "done"

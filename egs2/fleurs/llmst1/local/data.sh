@@ -36,7 +36,7 @@ read -r -a pairs <<< "${directions//,/ }"
 
 langs=
 if [ -n "${method}" ]; then
-    langs=$(python3 local/common_voice_langs.py --train_config "conf/${method}"/[0-9]*.yaml --directions "${pairs[@]}")
+    langs=$("${PYTHON:-python3}" local/common_voice_langs.py --train_config "conf/${method}"/[0-9]*.yaml --directions "${pairs[@]}")
 fi
 if [ -n "${langs}" ]; then
     hint="set its root in db.sh, or take --method llm_srt_3b_fleurs, which needs FLEURS only; see README.md"
@@ -47,11 +47,11 @@ fi
 options=()
 if [ "${force}" = true ]; then options+=(--force); fi
 log "FLEURS, ${#pairs[@]} directions: ${pairs[*]}"
-python3 local/prepare_fleurs.py --corpus_dir "${fleurs}" --out_dir data --audio_dir "${audio_dir}" \
+"${PYTHON:-python3}" local/prepare_fleurs.py --corpus_dir "${fleurs}" --out_dir data --audio_dir "${audio_dir}" \
     --directions "${pairs[@]}" --nj "${nj}" "${options[@]}"
 if [ -n "${langs}" ]; then
     log "Common Voice: ${langs}"
-    python3 local/prepare_common_voice.py --corpus_dir "${common_voice}" --out_dir data --langs "${langs}" \
+    "${PYTHON:-python3}" local/prepare_common_voice.py --corpus_dir "${common_voice}" --out_dir data --langs "${langs}" \
         --nj "${nj}" "${options[@]}"
 fi
 log "done"

@@ -161,9 +161,12 @@ def unquote(text: str) -> str:
     inner = text[1:-1]
     if re.fullmatch(r'"(?:[^"]|"")*"', text) and ('""' in inner or not inner):
         inner = inner.replace('""', '"')
-        # A first quote that closes (said", he) means that the outer ones belong to the text.
-        if not re.match(r'[^"]*[^\s"]"(?!\w)', inner):
-            return inner
+        # A first quote that closes (said", he), or a last one that opens, belongs to an outer one.
+        before = '"' if re.match(r'[^"]*[^\s"]"(?!\w)', inner) else ""
+        after = '"' if re.search(r'(^|\s)"(?=\w)[^"]*$', inner) else ""
+        if inner.count('"') % 2 == 0 and before:
+            after = '"'
+        return f"{before}{inner}{after}"
     return text.replace('""', '"')
 
 

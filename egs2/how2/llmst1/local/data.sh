@@ -38,6 +38,6 @@ if [ "${force}" = true ]; then options+=(--force); fi
 if [ -n "${audio_dir}" ]; then options+=(--audio_dir "${audio_dir}"); fi
 if [ -n "${feats_dir}" ]; then options+=(--feats_dir "${feats_dir}"); fi
 log "How2 in ${corpus_dir}, directions: ${directions}, ${feats_type}"
-python3 local/prepare_how2.py --corpus_dir "${corpus_dir}" --out_dir data --directions "${directions}" \
+"${PYTHON:-python3}" local/prepare_how2.py --corpus_dir "${corpus_dir}" --out_dir data --directions "${directions}" \
     --feats_type "${feats_type}" --nj "${nj}" "${options[@]}"
 log "done"

@@ -62,9 +62,8 @@ def prepare_features(
     Raises:
         InputError: an archive is missing, cut off, or not the one that the list was made for.
     """
-    split_dir = tables["segments"].parent
     settings = {"version": _VERSION, "whole": whole, "archives": stamp_of([*archives.values(), *tables.values()])}
-    done = None if force else finished_summary(split_dir, set_dir, settings)
+    done = None if force else finished_summary(set_dir, settings)
     if done is not None:
         return done
     (set_dir / ".done").unlink(missing_ok=True)
@@ -89,7 +88,7 @@ def prepare_features(
     frames = {PREFIX + segment: entry.rows for segment, entry in feats.items()}
     statistics = {PREFIX + video: entry.place for video, entry in cmvn.items()}
     summary = write_set(set_dir, items, sorted(dropped), frames, statistics, whole)
-    mark_finished(split_dir, set_dir, settings, summary)
+    mark_finished(set_dir, settings, summary)
     return summary
 
 

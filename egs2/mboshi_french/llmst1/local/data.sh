@@ -48,6 +48,6 @@ fi
 options=()
 if [ "${force}" = true ]; then options+=(--force); fi
 log "Mboshi-French in ${corpus_dir}"
-python3 local/prepare_mboshi_french.py --corpus_dir "${corpus_dir}" --out_dir data --audio_dir "${audio_dir}" \
+"${PYTHON:-python3}" local/prepare_mboshi_french.py --corpus_dir "${corpus_dir}" --out_dir data --audio_dir "${audio_dir}" \
     --num_valid "${num_valid}" --nj "${nj}" "${options[@]}"
 log "done"

@@ -31,7 +31,7 @@ options=()
 if [ "${force}" = true ]; then options+=(--force); fi
 read -r -a pairs <<< "${directions//,/ }"
 log "mini_st, directions: ${pairs[*]}"
-python3 local/prepare_mini_st.py --out_dir data --audio_dir "${MINI_ST:-downloads/mini_st}" \
+"${PYTHON:-python3}" local/prepare_mini_st.py --out_dir data --audio_dir "${MINI_ST:-downloads/mini_st}" \
     --directions "${pairs[@]}" --num_train "${num_train}" --num_dev "${num_dev}" --num_test "${num_test}" \
     --seed "${seed}" --nj "${nj}" "${options[@]}"
 log "done"

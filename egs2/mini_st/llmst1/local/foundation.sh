@@ -44,7 +44,7 @@ train() {
         kind=$(setting "${dir}" kind)
         log "training ${dir} (${kind}); the log is ${dir}.log"
         if [ ${#running[@]} -ge "${nj}" ]; then finish; fi
-        ${train_cmd} "${dir}.log" python3 "local/train_${kind}.py" \
+        ${train_cmd} "${dir}.log" "${PYTHON:-python3}" "local/train_${kind}.py" \
             --model_config "conf/foundation/$(basename "${dir}").yaml" --dump_dir "${dumpdir}/raw" \
             --splits "${split_list[@]:0:3}" --out_dir "${dir}" &
         running+=($!)

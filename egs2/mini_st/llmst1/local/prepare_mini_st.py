@@ -12,15 +12,12 @@ differ; sentence ``number`` of a split is the same in every language.
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import soundfile
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -28,6 +25,7 @@ import grammar
 import speak
 
 from espnet_llmst.cli import InputError, get_parser, run
+from espnet_llmst.datadir.jobs import run_jobs
 
 SPLITS = ("train", "dev", "test")
 VERSION = 1  # raise it when speak.py makes other samples, so that finished audio is made again
@@ -139,22 +137,14 @@ def _utterances(corpus: dict[str, list[dict[str, str]]], lang: str, audio_dir: P
 # ---- audio
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C is for the parent, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _speak_all(utterances: list[Utterance], seed: int, nj: int, force: bool) -> dict[str, Any]:
     """Make the audio that is missing; what there is of it in the end."""
     lang = utterances[0].lang
     utterances[0].path.parent.mkdir(parents=True, exist_ok=True)
     wanted = [u for u in utterances if force or not _is_made(u, seed)]
     jobs = [(u, seed) for u in wanted]
-    if nj > 1 and len(jobs) > 1:
-        with get_context("fork").Pool(nj, initializer=_ignore_interrupt) as pool:
-            _show(pool.imap_unordered(_speak_one, jobs, chunksize=8), len(jobs), lang)
-    else:
-        _show(map(_speak_one, jobs), len(jobs), lang)
+    for _ in run_jobs(_speak_one, jobs, nj, f"speech {lang}"):
+        pass
     seconds = sum(soundfile.info(u.path).duration for u in utterances)
     return {
         "utterances": len(utterances),
@@ -162,12 +152,6 @@ def _speak_all(utterances: list[Utterance], seed: int, nj: int, force: bool) -> 
         "mean_seconds": round(seconds / len(utterances), 2),
         "made": len(jobs),
     }
-
-
-def _show(done: Iterable[str], total: int, lang: str) -> None:
-    """Go through finished work behind a progress bar."""
-    for _ in tqdm(done, total=total, desc=f"speech {lang}", unit="utt", disable=None if total else True):
-        pass
 
 
 def _title(utterance: Utterance, seed: int) -> str:

@@ -32,6 +32,6 @@ fi
 options=()
 if [ "${force}" = true ]; then options+=(--force); fi
 log "MuST-C in ${must_c}, directions: ${directions}"
-python3 local/prepare_must_c.py --corpus_dir "${must_c}" --out_dir data --directions "${directions}" \
+"${PYTHON:-python3}" local/prepare_must_c.py --corpus_dir "${must_c}" --out_dir data --directions "${directions}" \
     --nj "${nj}" "${options[@]}"
 log "done"

@@ -175,23 +175,28 @@ def read_split(data: Path, split: str, direction: str) -> tuple[list[Item], list
             f"{split}.{tgt} {len(targets)} lines; they belong together line by line, so unpack the archive again"
         )
     items, dropped = [], []
-    first_at: dict[tuple[str, float, float], str] = {}
+    first_at: dict[tuple[str, float, float], Item] = {}
+    contradicted: set[str] = set()  # another text stands at the same times: the audio cannot be both
     for position, (segment, source, target) in enumerate(zip(segments, sources, targets, strict=True), 1):
         talk = _id(segment.wav.removesuffix(".wav"))
         recording = f"{talk}-{split}.{tgt}"
         speaker = _id(segment.speaker) or talk
         utt = f"{speaker}-{recording}-{position:06d}"
-        times = _times(segment)
+        times, texts_of = _times(segment), {src: source, tgt: target}
         if times is None:
             dropped.append(Dropped(utt, "bad_times", f"offset {segment.offset}, duration {segment.duration}"))
             continue
         if split == "train" and source.strip() and target.strip():
-            first = first_at.setdefault((segment.wav, *times), utt)
-            if first != utt:
-                dropped.append(Dropped(utt, "duplicate_segment", f"same talk and times as {first}"))
+            same = first_at.setdefault((segment.wav, *times), Item(utt, speaker, src, "", texts_of))
+            if same.utt != utt:
+                dropped.append(Dropped(utt, "duplicate_segment", f"same talk and times as {same.utt}"))
+                if any(clean_text(same.texts[lang]) != clean_text(text) for lang, text in texts_of.items()):
+                    contradicted.add(same.utt)
                 continue
         audio = f"{data}/{split}/wav/{segment.wav}"
-        items.append(Item(utt, speaker, src, audio, {src: source, tgt: target}, recording, *times))
+        items.append(Item(utt, speaker, src, audio, texts_of, recording, *times))
+    dropped += [Dropped(utt, "contradicting_segment", "other texts at the same times") for utt in sorted(contradicted)]
+    items = [item for item in items if item.utt not in contradicted]
     if split != "train":
         _warn_of_empty(f"{split}.{direction}", items)
     return items, dropped
