@@ -45,7 +45,9 @@ def recipe(tmp_path_factory, wav2vec2_dirs, llama_dir):
 def spoil(root: Path) -> Path:
     """In train a missing talk and a repeated segment; in tst-COMMON no transcript, 20 ms, and the end of the talk."""
     train, test = (root / "en-de/data" / split for split in ("train", "tst-COMMON"))
-    write_tables(train, [*entries(1, 3), *entries(12, 3), *entries(99, 1), *entries(1, 1)], form=V2)
+    numbers = [*range(7), 0]  # the last repeats the first
+    texts = {"en": [f"Sentence {i}." for i in numbers], "de": [f"Satz {i}." for i in numbers]}
+    write_tables(train, [*entries(1, 3), *entries(12, 3), *entries(99, 1), *entries(1, 1)], texts, form=V2)
     write_talk(test / "wav/ted_22.wav", 6.0)
     segments = entries(22, 3)
     segments[1]["duration"] = 0.02
