@@ -14,6 +14,7 @@ from espnet_llmst.foundation import require_model
 from espnet_llmst.languages import whisper_code
 
 SAMPLE_RATE = 16000
+AT_ONCE = 16  # utterances that Whisper hears together
 
 
 class Transcriber:
@@ -42,7 +43,11 @@ class Transcriber:
     @torch.inference_mode()
     def __call__(self, waves: Sequence[np.ndarray], language: str) -> list[str]:
         """Transcripts of 16 kHz waveforms (S,); Whisper hears at most its window of each (30 s)."""
-        texts = self._whisper(waves, language) if self.is_whisper else [self._ctc(wave) for wave in waves]
+        if self.is_whisper:  # each takes a whole window, times the beam
+            groups = [waves[n : n + AT_ONCE] for n in range(0, len(waves), AT_ONCE)]
+            texts = [text for group in groups for text in self._whisper(group, language)]
+        else:
+            texts = [self._ctc(wave) for wave in waves]
         return [" ".join(text.split()) for text in texts]
 
     def _whisper(self, waves: Sequence[np.ndarray], language: str) -> list[str]:

@@ -146,9 +146,15 @@ class Speech2Text:
             for n, (wave, transcript) in enumerate(zip(waves, transcripts, strict=True))
         }
         sizes = {key: num_samples(len(one["speech"]), features) for key, one in data.items()}
-        batches = make_batches(sizes, int(BATCH_SECONDS * SAMPLE_RATE))
+        batches = make_batches(sizes, int(BATCH_SECONDS * SAMPLE_RATE), self.least_samples)
         found = dict(self.stream([(key, data[key]) for key in batch] for batch in batches))
         return [found[key] for key in data]
+
+    @property
+    def least_samples(self) -> int:
+        """Samples that an utterance costs at least: a Whisper that pads computes its whole window, text a second."""
+        encoder = self.model.encoder
+        return encoder.features.n_samples if getattr(encoder, "pad_to_30s", False) else SAMPLE_RATE
 
     def stream(self, batches: Iterable[list[tuple[str, dict]]]) -> Iterator[tuple[str, list[Hypothesis]]]:
         """The n-best of utterances as they finish, not in order.
@@ -181,15 +187,28 @@ class Speech2Text:
     def _prompts(self, batches: Iterable[list[tuple[str, dict]]], shared: torch.Tensor | None) -> Iterator[Prompt]:
         skipped, rate = 0 if shared is None else len(shared), self.options.max_tokens_per_second
         for batch in batches:
-            keys, arrays = collate([(key, self.preprocess("", data)) for key, data in batch])
-            arrays = {name: tensor.to(self.device) for name, tensor in arrays.items()}
+            for key, state, samples in self._states([(key, self.preprocess("", data)) for key, data in batch]):
+                limit = max(1, math.ceil(rate * samples / SAMPLE_RATE)) if rate and samples else None
+                yield Prompt(key, state[skipped:].clone(), limit)
+
+    def _states(self, batch: list[tuple[str, dict]]) -> list[tuple[str, torch.Tensor, int]]:
+        """Key, states (L, D) and samples of speech of each utterance; in halves when there is no memory for all."""
+        keys, arrays = collate(batch)
+        arrays = {name: tensor.to(self.device) for name, tensor in arrays.items()}
+        try:
             with self.autocast():
                 states = self.model.decoder.states_of(self.model.embed_prompts(**arrays))
-            features = arrays["speech"].dim() == 3
-            for key, state, length in zip(keys, states, arrays["speech_lengths"].tolist(), strict=True):
-                seconds = num_samples(length, features) / SAMPLE_RATE
-                limit = None if rate is None else max(1, math.ceil(rate * seconds))
-                yield Prompt(key, state[skipped:].clone(), limit)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise InputError(f"{keys[0]}: out of memory in the encoder with this utterance alone") from error
+            states = None  # outside of here the error holds what it was computing with
+        if states is None:
+            torch.cuda.empty_cache()
+            logging.warning("out of memory in the encoder: %d utterances are encoded in halves", len(batch))
+            half = len(batch) // 2
+            return self._states(batch[:half]) + self._states(batch[half:])
+        lengths = [num_samples(length, arrays["speech"].dim() == 3) for length in arrays["speech_lengths"].tolist()]
+        return list(zip(keys, states, lengths, strict=True))
 
 
 def num_samples(length: int, features: bool) -> int:
@@ -212,7 +231,8 @@ def _speech(speech, axes: int) -> list[np.ndarray]:
 
 def _hypothesis(tokenizer, ids: list[int], score: float) -> Hypothesis:
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return Hypothesis(ids, score, tokenizer.convert_ids_to_tokens(ids), text)
+    tokens = zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)  # tables may be larger than the tokenizer
+    return Hypothesis(ids, score, [f"<{number}>" if token is None else token for number, token in tokens], text)
 
 
 def split_transcripts(
@@ -244,11 +264,11 @@ def other_audio(utterances: Sequence[str], seed: int) -> dict[str, str]:
     return dict(zip(order, order[1:] + order[:1], strict=True))
 
 
-def make_batches(sizes: dict[str, int], batch_samples: int) -> Iterator[list[str]]:
-    """Utterances, longest first, in batches of at most ``batch_samples`` samples padding included."""
+def make_batches(sizes: dict[str, int], batch_samples: int, least: int = 1) -> Iterator[list[str]]:
+    """Utterances, longest first, in batches of at most ``batch_samples`` samples with padding, each of ``least``."""
     batch: list[str] = []
     for utt in sorted(sizes, key=lambda utt: (-sizes[utt], utt)):
-        if batch and sizes[batch[0]] * (len(batch) + 1) > batch_samples:
+        if batch and max(least, sizes[batch[0]]) * (len(batch) + 1) > batch_samples:
             yield batch
             batch = []
         batch.append(utt)
@@ -317,7 +337,7 @@ def decode_dir(
     heard: dict[str, str] = {}
 
     def batches(wave: dict[str, int]) -> Iterator[list[tuple[str, dict]]]:
-        for batch in make_batches(wave, int(batch_seconds * SAMPLE_RATE)):
+        for batch in make_batches(wave, int(batch_seconds * SAMPLE_RATE), speech2text.least_samples):
             speech = [read_speech(table, waves[audio_of[utt]], audio_of[utt]) for utt in batch]
             if transcriber:
                 heard.update(zip(batch, transcriber(speech, src), strict=True))
@@ -332,13 +352,17 @@ def decode_dir(
     speech_seconds, started = 0.0, time.monotonic()
     with tqdm(total=len(sizes), initial=done, desc=data_dir.name, unit="utt", disable=None) as bar:
         for wave in unfinished_waves(sizes, WAVE * speech2text.searcher.engine.rows, finished):
+            lacking = set(wave)
             for utt, nbest in speech2text.stream(batches(wave)):
+                lacking.remove(utt)
                 transcript = heard.pop(utt, None)
                 if utt not in finished:
                     speech_seconds += sizes[utt] / SAMPLE_RATE
                     bar.update()
                     bar.set_postfix(rtf=f"{(time.monotonic() - started) / speech_seconds:.4f}", refresh=False)
                     yield utt, nbest, transcript
+            if lacking:
+                raise RuntimeError(f"{data_dir}: the search gave nothing for {len(lacking)} utterances: {min(lacking)}")
 
 
 def unfinished_waves(sizes: dict[str, int], wave: int, finished: Collection[str]) -> Iterator[dict[str, int]]:
@@ -364,4 +388,11 @@ def shown_transcripts(
     shows = "{transcript}" in template.tasks.get(task, {}).get("prompt", "")
     if transcriber and not shows:
         raise InputError(f"asr_model: the prompt of '{task}' in {template.path} shows no transcript; decode smt or mt")
-    return read_table(text_files(data_dir)[src], allow_empty=True) if shows and not transcriber else {}
+    if not shows or transcriber:
+        return {}
+    files = text_files(data_dir)
+    if src not in files:
+        raise InputError(
+            f"{data_dir}: the prompt of '{task}' shows transcripts, but there is no text.tc.{src}; prepare it"
+        )
+    return read_table(files[src], allow_empty=True)

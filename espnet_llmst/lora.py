@@ -57,7 +57,8 @@ def set_train_mode(module: torch.nn.Module) -> None:
         module.train(True)
         return
     module.training = False
-    adapted = hasattr(module, "lora_A")  # a peft layer: its dropout child has no parameters of its own
+    # The dropout child of a peft layer has no parameters of its own: it works where the adapter is trained.
+    adapted = hasattr(module, "lora_A") and any(p.requires_grad for p in parameters)
     for name, child in module.named_children():
         if adapted and name.startswith("lora_"):
             child.train(True)

@@ -98,7 +98,7 @@ def render_target(
 
 def split_srt(template: Template, src: str, tgt: str, text: str) -> tuple[str, str] | None:
     """Transcript and translation of an srt output; None when the tags between them are missing (LLM-SRT)."""
-    transcript, tags, translation = text.partition(render_target(template, "srt", src, tgt))
+    transcript, tags, translation = text.partition(render_target(template, "srt", src, tgt).strip())
     return (transcript.strip(), translation.strip()) if tags else None
 
 

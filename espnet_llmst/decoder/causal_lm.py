@@ -59,10 +59,11 @@ class CausalLMDecoder(AbsDecoder):
             model,
             dtype=getattr(torch, dtype),
             quantization_config=quantization(quantize, dtype),
-            attn_implementation=attention,
+            attn_implementation=attention or (PACKED if packing else None),
         )
         if packing:
-            pack(self.lm, attention)
+            check_packing(self.lm, attention)
+        self.packs_apart = attention is not None  # else it is tried at the first packed batch
         self.added = None
         if added_tokens:
             self.first_added = len(load_tokenizer(model))
@@ -113,6 +114,8 @@ class CausalLMDecoder(AbsDecoder):
         positions = torch.arange(max(map(len, rows)), device=hs_pad.device)
         predicts_BL = (positions >= hlens[:, None] - 1) & (positions < (hlens + ys_in_lens)[:, None] - 1)
         if self.packing:
+            if not self.packs_apart:
+                self.packs_apart = require_apart(self.lm)
             sizes = [len(row) for row in rows]
             embeds_BLD, options = torch.cat(rows)[None], segments(sizes, hs_pad.device)  # here B is 1 and L is S
             predicts_BL = torch.cat([row[:size] for row, size in zip(predicts_BL, sizes, strict=True)])[None]
@@ -140,7 +143,9 @@ class CausalLMDecoder(AbsDecoder):
             embeds_BLD[row, length - len(prompt) :] = prompt
             mask_BL[row, length - len(prompt) :] = 1
         cache = DynamicCache(config=self.lm.config)
-        if length > 1:
+        if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
+            cache = None  # recurrent layers cannot be repeated for the beams
+        elif length > 1:
             positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
             self.lm(
                 inputs_embeds=embeds_BLD[:, :-1],
@@ -155,39 +160,37 @@ class CausalLMDecoder(AbsDecoder):
         )
 
 
-def pack(lm: torch.nn.Module, attention: str | None) -> None:
-    """Have a model attend inside packed sequences; raises InputError if it looks across, see `CausalLMDecoder`."""
+def check_packing(lm: torch.nn.Module, attention: str | None) -> None:
+    """Refuse an attention that cannot be packed; raises InputError, see `CausalLMDecoder`."""
     if attention is not None and not attention.startswith("flash_attention"):
         raise InputError(f"decoder_conf.packing: not with attention: {attention}; remove it or take flash_attention_2")
     if not lm._supports_attention_backend:
         raise InputError(f"decoder_conf.packing: {type(lm).__name__} has an attention of its own; set it to false")
-    if lm.device.type == "meta":  # a plan computes nothing
-        lm.set_attn_implementation(attention or PACKED)
-    elif attention is None and looks_across(lm):
-        raise InputError(
-            f"decoder_conf.packing: {type(lm).__name__} reads a sequence behind another one, packed, differently than"
-            " alone, as convolutions and recurrent layers do; set it to false"
-        )
 
 
 @torch.no_grad()
-def looks_across(lm: torch.nn.Module) -> bool:
-    """Turn packed attention on; whether a sequence's logits then depend on the one before it, or differ from alone."""
-    sizes, training = [4, 3], lm.training
+def require_apart(lm: torch.nn.Module) -> bool:
+    """Refuse a model in which a packed sequence reads the one before it, by trying; True when it does not."""
+    sizes, modes = [4, 3], {module: module.training for module in lm.modules()}
     ids_S = torch.arange(sum(sizes), device=lm.device) % lm.config.get_text_config().vocab_size
     embeds_BSD = lm.get_input_embeddings()(ids_S)[None]
     other_BSD = torch.cat([embeds_BSD[:, : sizes[0]].flip(1), embeds_BSD[:, sizes[0] :]], dim=1)
     lm.eval()
     alone = lm(inputs_embeds=embeds_BSD[:, sizes[0] :], use_cache=False).logits[0].float()
-    lm.set_attn_implementation(PACKED)
     packed, behind_other = (
         lm(inputs_embeds=inputs, use_cache=False, **segments(sizes, lm.device)).logits[0, sizes[0] :].float()
         for inputs in (embeds_BSD, other_BSD)
     )
-    lm.train(training)
-    rounding = 1e-5 if lm.dtype == torch.float32 else 1e-2  # of experts, which see other batches
-    scale = alone.norm()
-    return bool((packed - behind_other).norm() > rounding * scale or (packed - alone).norm() > 0.1 * scale)
+    for module, mode in modes.items():
+        module.training = mode
+    exact = lm.dtype == torch.float32 and not torch.is_autocast_enabled(lm.device.type)
+    rounding, scale = (1e-5 if exact else 1e-2), alone.norm()  # experts see other batches, and round otherwise
+    if (packed - behind_other).norm() > rounding * scale or (packed - alone).norm() > 0.1 * scale:
+        raise InputError(
+            f"decoder_conf.packing: {type(lm).__name__} reads a sequence behind another one, packed, differently than"
+            " alone, as convolutions and recurrent layers do; set it to false"
+        )
+    return True
 
 
 def quantization(kind: str | None, dtype: str) -> BitsAndBytesConfig | None:

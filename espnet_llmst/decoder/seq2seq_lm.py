@@ -77,6 +77,12 @@ class Seq2SeqLMDecoder(AbsDecoder):
         mask_BL = (torch.arange(prompts_BLD.size(1), device=lengths_B.device) < lengths_B[:, None]).long()
         if self.entry == "decoder":
             return BaseModelOutput(last_hidden_state=prompts_BLD), mask_BL
+        most = getattr(self.lm.config, "max_position_embeddings", None)
+        if most and prompts_BLD.size(1) > most:
+            raise InputError(
+                f"{type(self.lm).__name__} reads at most {most} positions, not {prompts_BLD.size(1)}: leave out"
+                " the longest (--max_wav_duration), or take a connector with fewer vectors per second"
+            )
         return self.lm.get_encoder()(inputs_embeds=prompts_BLD, attention_mask=mask_BL), mask_BL
 
     def forward(

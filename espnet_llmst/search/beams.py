@@ -3,6 +3,8 @@
 Shapes: N utterances (rows), K beams, V vocabulary, T tokens, C candidates (2K: K may all be finished by one step).
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from espnet_llmst.search.options import SearchOptions
@@ -20,10 +22,21 @@ class Beams:
         start: tokens that stand before the answer in the model's eyes (a seq2seq model's start token); the
             repetition penalty and the n-gram limit count them, as transformers does.
         device: of everything.
+        banned: tokens that are never written, see `never_written`.
     """
 
-    def __init__(self, rows: int, options: SearchOptions, eos: int, start: list[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: int,
+        options: SearchOptions,
+        eos: int,
+        start: list[int],
+        device: torch.device,
+        banned: Sequence[int] = (),
+    ) -> None:
         self.options, self.eos, self.device = options, eos, device
+        self.banned = torch.tensor(list(banned), dtype=torch.long, device=device)
+        self.changes_scores = options.changes_scores or bool(banned)
         self.start = torch.tensor(start, dtype=torch.long, device=device)
         beams, size = options.beam_size, options.max_new_tokens
 
@@ -53,7 +66,7 @@ class Beams:
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
         for value in vars(self).values():
-            if isinstance(value, torch.Tensor) and value is not self.start:
+            if isinstance(value, torch.Tensor) and value is not self.start and value is not self.banned:
                 value[target] = value[source].clone()
         self.generators[target] = self.generators[source]
 
@@ -83,7 +96,7 @@ class Beams:
         """The 2K best continuations of each utterance: score, parent, token, each (N, C)."""
         norm_NK = logits_NKV.logsumexp(dim=-1)
         wanted = 2 * self.options.beam_size
-        if self.options.changes_scores:
+        if self.changes_scores:
             self._change(logits_NKV, norm_NK, rows)
         # The best of every beam first: the vocabulary is normalised only where it matters.
         best_NKC, token_NKC = logits_NKV.topk(min(wanted, logits_NKV.size(-1)), dim=-1)
@@ -99,7 +112,7 @@ class Beams:
         return score_NC, parent_NC, token_NC
 
     def _change(self, logits_NKV: torch.Tensor, norm_NK: torch.Tensor, rows: slice) -> None:
-        """Repetition penalty, n-gram limit and minimum length, in place and in transformers' order.
+        """Repetition penalty, n-gram limit, minimum length and banned tokens, in place and in transformers' order.
 
         They are defined on log-probabilities, logits less ``norm_NK``; only those of tokens concerned are computed.
         """
@@ -116,6 +129,8 @@ class Beams:
                     logits_NKV[n, k, banned_tokens(text, options.no_repeat_ngram_size)] = -torch.inf
         if options.min_new_tokens:
             logits_NKV[:, :, self.eos].masked_fill_((self.length_N[rows] < options.min_new_tokens)[:, None], -torch.inf)
+        if len(self.banned):
+            logits_NKV.index_fill_(-1, self.banned, -torch.inf)
 
     def _finish(self, score_NC, parent_NC, token_NC, ends_NC, length_N, rows: slice) -> None:
         """Keep the K best of the finished so far and of those of the K best candidates that end now."""
@@ -152,7 +167,7 @@ class Beams:
 
     def _greedy(self, logits_NV: torch.Tensor, rows: slice) -> torch.Tensor:
         """One token for each utterance, the most likely or a drawn one; the first end of sequence ends it."""
-        if self.options.changes_scores:  # of beams alone transformers takes the raw logits
+        if self.changes_scores:  # of beams alone transformers takes the raw logits
             logits_NV = logits_NV.clone()
             self._change(logits_NV[:, None], torch.zeros_like(logits_NV[:, :1]), rows)
         if self.options.do_sample:

@@ -96,7 +96,10 @@ class Engine:
             work = self._work(waiting, prompts, shared, rows)
             try:
                 yield from work.run()
-                self.kept = work if self.graphs else None
+                if self.graphs:
+                    self.kept = work
+                else:
+                    work.pool.release()
                 continue
             except torch.OutOfMemoryError:
                 rows = work.rows // 2
@@ -104,8 +107,9 @@ class Engine:
                 raise InputError("out of memory with one utterance at a time: give more, or shorter speech")
             logging.warning("out of memory: decoding goes on with %d utterances at a time", rows)
             waiting.extendleft(reversed([prompt for prompt in work.own if prompt is not None]))
+            work.pool.release()
             del work
-            gc.collect()  # a pool and its layers hold each other
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _work(self, waiting: deque, prompts: Iterator[Prompt], shared: torch.Tensor | None, rows: int) -> "_Work":
@@ -130,6 +134,13 @@ class Engine:
         return next(getattr(config, name) for name in names if getattr(config, name, None))
 
 
+def never_written(lm: torch.nn.Module) -> list[int]:
+    """Tokens that the checkpoint's own generation settings forbid, as OPUS-MT's do the padding."""
+    config = getattr(lm, "generation_config", None)
+    words = [ids[0] for ids in getattr(config, "bad_words_ids", None) or [] if len(ids) == 1]
+    return sorted({*words, *(getattr(config, "suppress_tokens", None) or [])})
+
+
 class _Work:
     """The rows at work between two out-of-memory errors."""
 
@@ -142,7 +153,7 @@ class _Work:
         self.pool = KVPool(engine.num_layers(), self.rows, beams, size, self.device)
         self.start = engine.lm.config.decoder_start_token_id if engine.is_seq2seq else None
         before = [self.start] if engine.is_seq2seq else []
-        self.beams = Beams(self.rows, self.options, engine.eos, before, self.device)
+        self.beams = Beams(self.rows, self.options, engine.eos, before, self.device, never_written(engine.lm))
         if engine.is_seq2seq:
             self.pool.cross = CrossStates(engine.num_layers(), self.rows, self.longest)
         self.runner = StepRunner(self.static_step, self.device) if engine.graphs else None

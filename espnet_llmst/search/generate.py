@@ -12,7 +12,8 @@ from itertools import chain, islice
 import torch
 from transformers import GenerationConfig
 
-from espnet_llmst.search.engine import Engine, Prompt, largest_error, number_of
+from espnet_llmst.cli import InputError
+from espnet_llmst.search.engine import Engine, Prompt, largest_error, never_written, number_of
 from espnet_llmst.search.options import SearchOptions
 from espnet_llmst.search.pool import UnsupportedModelError
 
@@ -90,10 +91,10 @@ class Searcher:
         """Why the engine cannot decode with this model, or None."""
         try:
             error, dtype = largest_error(self.engine)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, InputError):
             raise
-        except (UnsupportedModelError, RuntimeError, TypeError, AttributeError) as reason:
-            return str(reason).splitlines()[0]
+        except Exception as reason:  # models fail in many ways with a cache that is not theirs
+            return (str(reason) or type(reason).__name__).splitlines()[0]
         if error <= TOLERANCE.get(dtype, 0.05):
             return None
         return f"its attention is not the engine's (logits differ by {error:.2g} of the largest)"
@@ -138,7 +139,7 @@ def search(decoder: torch.nn.Module, tokenizer, prompts: list[torch.Tensor], opt
 
 
 def generation_config(lm, tokenizer, options: SearchOptions) -> GenerationConfig:
-    """The whole configuration from our options: a checkpoint's own sampling defaults do not leak in."""
+    """The whole configuration from our options; of a checkpoint's own settings only the tokens that it never writes."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     drawing = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
     return GenerationConfig(
@@ -152,6 +153,7 @@ def generation_config(lm, tokenizer, options: SearchOptions) -> GenerationConfig
         min_new_tokens=options.min_new_tokens or None,
         no_repeat_ngram_size=options.no_repeat_ngram_size,
         repetition_penalty=options.repetition_penalty,
+        suppress_tokens=never_written(lm) or None,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=eos,
         pad_token_id=eos if pad is None else pad,
@@ -165,7 +167,11 @@ def generation_config(lm, tokenizer, options: SearchOptions) -> GenerationConfig
 def generate(decoder: torch.nn.Module, tokenizer, prompts: list[torch.Tensor], options: SearchOptions) -> list[Nbest]:
     """As `search`, by transformers' ``generate``; ``prompts`` as `states_of` of the decoder gives them."""
     config = generation_config(decoder.lm, tokenizer, options)
-    output = decoder.generate(prompts, config)
+    own, decoder.lm.generation_config = decoder.lm.generation_config, GenerationConfig()  # it fills what we leave unset
+    try:
+        output = decoder.generate(prompts, config)
+    finally:
+        decoder.lm.generation_config = own
     beams = getattr(output, "beam_indices", None)
     steps = decoder.lm.compute_transition_scores(output.sequences, output.scores, beams, normalize_logits=beams is None)
     first = int(config.decoder_start_token_id is not None)  # a seq2seq output begins with its start token

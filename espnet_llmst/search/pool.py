@@ -109,6 +109,13 @@ class KVPool(Cache):
         self.writing: int | None = None  # layer whose self-attention comes next
         self.row_bias: torch.Tensor | None = None
 
+    def release(self) -> None:
+        """Give the storage back at once: a pool and its layers hold each other until garbage is collected."""
+        self.prompt_YNGPE.clear()
+        self.pool_YNGSE.clear()
+        self.shared_GFE.clear()
+        self.cross = None
+
     def bytes_in_use(self) -> int:
         """What the keys and values of the rows at work take (not what is allocated)."""
         if not self.prompt_YNGPE:

@@ -14,12 +14,13 @@ import soundfile
 import torch
 import yaml
 
+from espnet_llmst import inference
 from espnet_llmst.asr import Transcriber
 from espnet_llmst.bin import llmst_inference
 from espnet_llmst.cli import InputError, run
 from espnet_llmst.datadir.kaldi import read_table, write_table
 from espnet_llmst.inference import Speech2Text, load_model, make_batches, other_audio, split_transcripts
-from espnet_llmst.prompt import Template
+from espnet_llmst.prompt import Template, split_srt
 from espnet_llmst.search.hypothesis import Hypothesis
 from espnet_llmst.tasks.llmst import LLMSTTask
 
@@ -93,6 +94,7 @@ def test_batches_hold_the_budget_longest_first():
     batches = list(make_batches(sizes, 40))
     assert batches == [["u4"], ["u1"], ["u2", "u3", "u0", "u5"]]
     assert sorted(utt for batch in batches for utt in batch) == sorted(sizes)
+    assert [len(batch) for batch in make_batches(sizes, 40, least=20)] == [1, 1, 2, 2]  # each costs a window of 20
 
 
 def test_speech2text_takes_one_waveform_or_a_list(experiment):
@@ -105,6 +107,30 @@ def test_speech2text_takes_one_waveform_or_a_list(experiment):
     alone = speech2text(waves[1], "st", "fr", "en")
     assert [len(nbest) for nbest in together] == [2, 2] and together[1][0].ids == alone[0][0].ids
     assert together[0][0].score >= together[0][1].score
+
+
+def test_out_of_memory_in_the_encoder_loses_nothing(experiment, monkeypatch, caplog):
+    speech2text = Speech2Text(experiment / "config.yaml", experiment / "model.pth", beam_size=2, max_new_tokens=6)
+    waves = [(0.1 * np.random.default_rng(n).standard_normal(8000)).astype(np.float32) for n in range(5)]
+    expected, embed, most = speech2text(waves, "st", "fr", "en"), speech2text.model.embed_prompts, 2
+
+    def needs_memory(**arrays):
+        if len(arrays["speech"]) > most:
+            raise torch.OutOfMemoryError("no memory")
+        return embed(**arrays)
+
+    monkeypatch.setattr(speech2text.model, "embed_prompts", needs_memory)
+    assert [n[0].ids for n in speech2text(waves, "st", "fr", "en")] == [n[0].ids for n in expected]
+    assert "5 utterances are encoded in halves" in caplog.text
+    most = 0
+    with pytest.raises(InputError, match="out of memory in the encoder with this utterance alone"):
+        speech2text(waves, "st", "fr", "en")
+
+
+def test_a_token_beyond_the_tokenizer_has_its_number(experiment):
+    speech2text = Speech2Text(experiment / "config.yaml", experiment / "model.pth")
+    tokenizer = speech2text.preprocess.tokenizer
+    assert inference._hypothesis(tokenizer, [5, len(tokenizer) + 7], 0.0).tokens[1] == f"<{len(tokenizer) + 7}>"
 
 
 def test_bad_input_is_one_clear_line(experiment, dump_dir, tmp_path, capsys):
@@ -136,6 +162,8 @@ def test_srt_outputs_are_taken_apart_and_malformed_ones_counted():
     translations, transcripts, malformed = split_transcripts(results, template, "fr", "en")
     assert {utt: nbest[0].text for utt, nbest in translations.items()} == {"a": "The train", "b": "", "c": ""}
     assert transcripts == {"a": "Le train", "b": "Le train <|fra|> The train", "c": ""} and malformed == 1
+    spaced = Template({"srt": {"prompt": "<speech>", "target": "{transcript} <{src}> {translation}"}}, "iso639_3")
+    assert split_srt(spaced, "fr", "en", "Le train <fra>") == ("Le train", "")
     assert translations["a"][0].score == -0.5
 
 

@@ -78,7 +78,7 @@ def test_stages_1_to_8(recipe, tiny, tmp_path_factory):
         "srt en_us de_de",
     ]
     before = {path: path.stat().st_mtime_ns for path in (recipe / "data").rglob("*") if path.is_file()}
-    assert "stage 1: data/ is ready" in run(recipe, *tiny, "--stage", "1", "--stop_stage", "1")
+    run(recipe, *tiny, "--stage", "1", "--stop_stage", "1")
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -96,6 +96,7 @@ def test_packing_makes_no_mask_of_all_positions(llama_dir, monkeypatch):
     from espnet_llmst.decoder import packing
 
     decoder = CausalLMDecoder(llama_dir, packing=True)
+    decoder(*prompts_and_targets(decoder))  # the first batch is tried
     original, seen = packing.scaled_dot_product_attention, []
 
     def watched(query, key, value, attn_mask=None, **options):
@@ -135,5 +136,6 @@ def test_packing_refuses_what_looks_across(llama_dir, tmp_path):
         decoder(*prompts_and_targets(decoder))
     small |= {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
     AutoModelForCausalLM.from_config(Lfm2Config(**small)).save_pretrained(tmp_path / "lfm2")
+    decoder = CausalLMDecoder(str(tmp_path / "lfm2"), packing=True)
     with pytest.raises(InputError, match="packing: Lfm2ForCausalLM reads a sequence behind another one"):
-        CausalLMDecoder(str(tmp_path / "lfm2"), packing=True)
+        decoder(*prompts_and_targets(decoder))

@@ -3,6 +3,7 @@
 ``LLMST_PARITY=full`` runs the whole grid of settings on 64 prompts; by default a part of it on 12.
 """
 
+import copy
 import itertools
 import logging
 import os
@@ -11,7 +12,14 @@ import types
 import pytest
 import torch
 from tiny_lms import CAUSAL, ENDS, EOS, MODELS, SIZES, WIDTH, make_lively
-from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.decoder.causal_lm import CausalLMDecoder
@@ -141,6 +149,33 @@ def test_out_of_memory_loses_nothing(decoder, monkeypatch, caplog):
         run(decoder, options, embeds, rows=2)
 
 
+def test_storage_is_given_back(decoder, monkeypatch):
+    """At once: a GPU would be full before garbage is collected."""
+    engine = Engine(decoder, EOS, SearchOptions(beam_size=2, max_new_tokens=4), rows=2)
+    pools, begin = [], KVPool.__init__
+    monkeypatch.setattr(KVPool, "__init__", lambda self, *args: [begin(self, *args), pools.append(self)][0])
+    assert len(dict(engine.decode(named(prompts(3))))) == 3
+    assert pools and not any(pool.pool_YNGSE or pool.prompt_YNGPE or pool.cross for pool in pools)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_the_checkpoint_forbids_is_never_written(decoder, beams):
+    """As OPUS-MT's settings forbid the padding."""
+    options, embeds = SearchOptions(beam_size=beams, max_new_tokens=8), prompts(6)
+    free = run(decoder, options, embeds)
+    written = sorted({token for nbest in free for token in nbest[0][0]})[:4]
+    own, config = decoder.lm.generation_config, copy.deepcopy(decoder.lm.generation_config)
+    config.bad_words_ids, config.suppress_tokens = [[written[0]], [written[1]]], written[2:]
+    try:
+        decoder.lm.generation_config = config
+        found = run(decoder, options, embeds)
+        assert not {token for nbest in found for token in nbest[0][0]} & set(written)
+        assert_same(found, [generate(decoder, TOKENIZER, [one], options)[0] for one in embeds])
+        assert decoder.lm.generation_config is config
+    finally:
+        decoder.lm.generation_config = own
+
+
 def test_memory_limits_the_rows(decoder):
     options, embeds = SearchOptions(beam_size=2, max_new_tokens=8), prompts(6)
     engine = Engine(decoder, EOS, options, rows=16, kv_memory=3 * (39 + 16) * 10**9)
@@ -182,6 +217,12 @@ def _nearly(first, second):
         (
             lambda: MistralForCausalLM(MistralConfig(**CAUSAL, **ENDS, num_key_value_heads=2, sliding_window=30)),
             "sliding window of 30",
+        ),
+        (
+            lambda: Lfm2ForCausalLM(
+                Lfm2Config(**CAUSAL, **ENDS, num_key_value_heads=2, layer_types=["conv", "full_attention"])
+            ),
+            "conv",
         ),
     ],
 )
