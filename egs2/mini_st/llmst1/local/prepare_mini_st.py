@@ -206,10 +206,12 @@ def _write_data_dir(folder: Path, utterances: list[Utterance], sentences: list[d
 
 
 def _write_table(path: Path, table: dict[str, str]) -> None:
-    """``<id> <value>`` lines in C order."""
-    lines = sorted(f"{key} {value}\n" for key, value in table.items())
+    """``<id> <value>`` lines in C order; a table that is so already stays as it is."""
+    text = "".join(sorted(f"{key} {value}\n" for key, value in table.items()))
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
     os.replace(temporary, path)
 
 
