@@ -192,6 +192,11 @@ def test_zero_shot_translation_of_text_equals_transformers(experiment, task_conf
         ids = tokenizer(text, return_tensors="pt").input_ids
         expected = plain.generate(ids, num_beams=3, max_new_tokens=9, max_length=None)[0, 1:].tolist()
         assert nbest[0].ids == [i for i in expected if i != tokenizer.eos_token_id]
+    # A limit by the speech's length is none for text.
+    limited = {"beam_size": 3, "max_new_tokens": 9, "max_tokens_per_second": 1.0}
+    speech2text = Speech2Text(out / "config.yaml", out / "valid.loss.best.pth", **limited)
+    again = speech2text(None, "mt", "fr", "en", ["Le train part à sept heures.", "La gare ?"])
+    assert [nbest[0].ids for nbest in again] == [nbest[0].ids for nbest in found]
 
 
 def test_cascade_gives_the_recognisers_words_to_the_model(experiment, task_config, whisper_dir, dump_dir, tmp_path):

@@ -51,6 +51,9 @@ def test_segments(corpus, tmp_path):
         "sp2-u2": "sp2-u2 0 -1",
     }
     assert not (tmp_path / "sp/utt2num_samples").exists()  # of the old speed
+    speed_perturb(corpus.dir, tmp_path / "sp", [2])
+    assert not (tmp_path / "sp/segments").exists() and validate_data_dir(tmp_path / "sp") == []  # whole files only
+    speed_perturb(corpus.dir, tmp_path / "sp", [1, 2])
     assert validate_data_dir(tmp_path / "sp") == []
     format_data_dir(tmp_path / "sp", tmp_path / "dump")
     assert read_table(tmp_path / "dump/utt2num_samples") == {

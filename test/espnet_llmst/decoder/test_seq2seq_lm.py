@@ -88,3 +88,10 @@ def test_random_weights_of_the_same_shape(directory):
     assert [(name, value.shape) for name, value in ours.items()] == [(n, v.shape) for n, v in theirs.items()]
     matrices = [n for n, v in ours.items() if v.ndim == 2 and "position" not in n and "bias" not in n]
     assert matrices and not any(torch.equal(ours[name], theirs[name]) for name in matrices)
+
+
+def test_more_positions_than_a_marian_has_is_one_line(marian_dir):
+    decoder = Seq2SeqLMDecoder(marian_dir, entry="encoder")
+    most = decoder.lm.config.max_position_embeddings
+    with pytest.raises(InputError, match=f"MarianMTModel reads at most {most} positions, not {most + 1}"):
+        decoder.states_of([torch.zeros(most + 1, decoder.hidden_size)])
