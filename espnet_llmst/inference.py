@@ -21,7 +21,7 @@ from espnet_llmst.asr import Transcriber
 from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.datadir.audio import AudioError
 from espnet_llmst.datadir.format_features import read_matrix, samples_of
-from espnet_llmst.datadir.kaldi import read_table, speech_table, text_files
+from espnet_llmst.datadir.kaldi import read_table, read_text, speech_table
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.languages import english_name
 from espnet_llmst.precision import autocast
@@ -388,11 +388,4 @@ def shown_transcripts(
     shows = "{transcript}" in template.tasks.get(task, {}).get("prompt", "")
     if transcriber and not shows:
         raise InputError(f"asr_model: the prompt of '{task}' in {template.path} shows no transcript; decode smt or mt")
-    if not shows or transcriber:
-        return {}
-    files = text_files(data_dir)
-    if src not in files:
-        raise InputError(
-            f"{data_dir}: the prompt of '{task}' shows transcripts, but there is no text.tc.{src}; prepare it"
-        )
-    return read_table(files[src], allow_empty=True)
+    return read_text(data_dir, src) if shows and not transcriber else {}

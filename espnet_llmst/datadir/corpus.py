@@ -11,9 +11,9 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.audio import AudioError, open_audio, read_mono
 from espnet_llmst.datadir.clean import clean_text
 from espnet_llmst.datadir.jobs import file_stamp, finished_summary, mark_finished, run_jobs
-from espnet_llmst.datadir.kaldi import left_behind, table_names, write_tsv
+from espnet_llmst.datadir.kaldi import left_behind, write_tsv
 from espnet_llmst.datadir.segments import Cut, frame_range
-from espnet_llmst.datadir.transform import Tables, write_data_dir
+from espnet_llmst.datadir.transform import Tables, replace_data_dir
 
 _VERSION = 2  # raise it when the same input is to be prepared anew
 
@@ -202,9 +202,7 @@ def _write_tables(set_dir: Path, items: list[Item]) -> None:
         if tables["wav.scp"].setdefault(recording, item.audio) != item.audio:
             both = f"{tables['wav.scp'][recording]} and {item.audio}"
             raise InputError(f"{set_dir}: recording {recording} is both {both}; give them different names")
-    for name in set(table_names(set_dir)) - set(tables):
-        (set_dir / name).unlink()  # of an earlier run
-    write_data_dir(set_dir, tables)
+    replace_data_dir(set_dir, tables)
 
 
 def _seconds(time: float) -> str:

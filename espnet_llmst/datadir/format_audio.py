@@ -26,9 +26,9 @@ from espnet_llmst.datadir.audio import (
     write_audio,
 )
 from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs, table_stamps
-from espnet_llmst.datadir.kaldi import atomic_write, table_names, text_files, write_tsv
-from espnet_llmst.datadir.segments import Cut, Source, frame_range, sources_of
-from espnet_llmst.datadir.transform import Tables, read_data_dir, restrict, without_audio, write_data_dir
+from espnet_llmst.datadir.kaldi import atomic_write, text_files, write_tsv
+from espnet_llmst.datadir.segments import Cut, Source, audio_of, frame_range, sources_of
+from espnet_llmst.datadir.transform import Tables, read_data_dir, replace_data_dir, restrict, without_audio
 
 
 class Target(NamedTuple):
@@ -102,11 +102,10 @@ def format_data_dir(
         raise InputError(f"{in_dir}/wav.scp: missing; prepare the directory again (stage 1)")
     target = Target(out_dir / "data", fs, audio_format, *bounds, reuse=not force)
     made = _check_texts(in_dir, tables, langs, drop)
-    made += _format_sources(in_dir, tables, target, {item.utt for item in made}, nj)
+    sources, orphans = sources_of(in_dir, tables)
+    made += _format_sources(in_dir, sources, orphans, target, {item.utt for item in made}, nj)
     summary = _write(out_dir, tables, made, fs, loud=not drop)
-    bad = {item.utt for item in made if item.reason}
-    lost = {source.audio for source in sources_of(in_dir, tables)[0] if any(cut.utt in bad for cut in source.cuts)}
-    mark_finished(out_dir, settings, summary, lost)
+    mark_finished(out_dir, settings, summary, audio_of(sources, [item.utt for item in made if item.reason]))
     return summary
 
 
@@ -137,8 +136,9 @@ def _is_blank(text: str) -> bool:
     return not any(character.isprintable() and not character.isspace() for character in text)
 
 
-def _format_sources(in_dir: Path, tables: Tables, target: Target, skip: set[str], nj: int) -> list[Made]:
-    sources, orphans = sources_of(in_dir, tables)
+def _format_sources(
+    in_dir: Path, sources: list[Source], orphans: list[str], target: Target, skip: set[str], nj: int
+) -> list[Made]:
     made = [Made(utt, reason="missing_audio", detail="its recording is not in wav.scp") for utt in orphans]
     wanted = [Source(audio, [cut for cut in cuts if cut.utt not in skip]) for audio, cuts in sources]
     wanted = [source for source in wanted if source.cuts]
@@ -221,8 +221,6 @@ def _write_tables(out_dir: Path, tables: Tables, kept: list[Made]) -> None:
     result = restrict(without_audio(tables), {item.utt for item in kept})
     result["wav.scp"] = {item.utt: item.path for item in kept}
     result["utt2num_samples"] = {item.utt: str(item.samples) for item in kept}
-    for name in set(table_names(out_dir)) - set(result):
-        (out_dir / name).unlink()  # of an earlier run, whose input had more tables
-    write_data_dir(out_dir, result)
+    replace_data_dir(out_dir, result)
     with atomic_write(out_dir / "feats_type") as file:
         file.write("raw\n")

@@ -27,8 +27,8 @@ from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.audio import AudioError
 from espnet_llmst.datadir.clean import clean_text
 from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs, table_stamps
-from espnet_llmst.datadir.kaldi import atomic_write, read_table, table_names, text_files, write_tsv
-from espnet_llmst.datadir.transform import Tables, read_data_dir, restrict, without_audio, write_data_dir
+from espnet_llmst.datadir.kaldi import atomic_write, read_table, text_files, write_tsv
+from espnet_llmst.datadir.transform import Tables, read_data_dir, replace_data_dir, restrict, without_audio
 
 FRAME_SAMPLES, SHIFT_SAMPLES = 400, 160  # Kaldi's 25 and 10 ms at 16 kHz
 SAMPLE_RATE = 16000
@@ -298,9 +298,7 @@ def _write(out_dir: Path, tables: Tables, made: list[Made], loud: bool) -> dict:
     result["feats.scp"] = {item.utt: item.place for item in kept}
     result["utt2num_frames"] = {item.utt: str(item.frames) for item in kept}
     result["utt2num_samples"] = {item.utt: str(samples_of(item.frames)) for item in kept}
-    for name in set(table_names(out_dir)) - set(result):
-        (out_dir / name).unlink()  # of an earlier run, whose input had more tables
-    write_data_dir(out_dir, result)
+    replace_data_dir(out_dir, result)
     with atomic_write(out_dir / "feats_type") as file:
         file.write("kaldi\n")
     return {

@@ -159,6 +159,14 @@ def table_key(name: str, segmented: bool) -> str | None:
     return "spk" if name == "cmvn.scp" or name.startswith("spk2") else None
 
 
+def read_text(data_dir: Path, lang: str) -> dict[str, str]:
+    """The texts of a language, empty ones included; raises InputError where the directory has none of it."""
+    files = text_files(data_dir)
+    if lang not in files:
+        raise InputError(f"{data_dir}: text.tc.{lang} is missing (there are: {', '.join(sorted(files)) or 'none'})")
+    return read_table(files[lang], allow_empty=True)
+
+
 def table_names(data_dir: str | Path) -> list[str]:
     """The names of the tables in a data directory.
 

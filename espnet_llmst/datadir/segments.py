@@ -1,6 +1,6 @@
 """Which stretch of which audio file is which utterance."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,12 @@ def sources_of(data_dir: str | Path, tables: Mapping[str, dict[str, str]]) -> tu
         for i in range(0, len(in_order), _CUTS_AT_ONCE):
             sources.append(Source(wav_scp[recording], in_order[i : i + _CUTS_AT_ONCE]))
     return sources, orphans
+
+
+def audio_of(sources: Iterable[Source], utts: Collection[str]) -> set[str]:
+    """The audio that any of these utterances is cut from."""
+    wanted = set(utts)
+    return {source.audio for source in sources if any(cut.utt in wanted for cut in source.cuts)}
 
 
 def frame_range(cut: Cut, rate: int, frames: int) -> tuple[int, int, str]:

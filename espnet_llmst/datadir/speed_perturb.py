@@ -20,15 +20,14 @@ from espnet_llmst.datadir.audio import (
     write_audio,
 )
 from espnet_llmst.datadir.jobs import finished_summary, mark_finished, run_jobs, table_stamps
-from espnet_llmst.datadir.kaldi import table_names
-from espnet_llmst.datadir.segments import Cut, Source, frame_range, sources_of
+from espnet_llmst.datadir.segments import Cut, Source, audio_of, frame_range, sources_of
 from espnet_llmst.datadir.transform import (
     Tables,
     read_data_dir,
     rename,
+    replace_data_dir,
     restrict,
     without_audio,
-    write_data_dir,
 )
 
 
@@ -92,12 +91,9 @@ def speed_perturb(
     if len(unreadable) == len(tables["utt2spk"]):
         raise InputError(f"{in_dir}: no audio can be read, e.g. of {unreadable[0]}; check the paths in wav.scp")
     joined = _join(tables, made, factors)
-    for name in set(table_names(out_dir) if out_dir.is_dir() else ()) - set(joined):
-        (out_dir / name).unlink()  # of an earlier run, whose input had more tables
-    write_data_dir(out_dir, joined)
+    replace_data_dir(out_dir, joined)
     summary = {"utterances": len(joined["utt2spk"]), "unreadable": unreadable}
-    lost = {source.audio for source in sources if any(cut.utt not in made for cut in source.cuts)}
-    mark_finished(out_dir, settings, summary, lost)
+    mark_finished(out_dir, settings, summary, audio_of(sources, unreadable))
     return summary
 
 

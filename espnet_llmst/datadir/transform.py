@@ -48,6 +48,13 @@ def write_data_dir(data_dir: str | Path, tables: Tables, like: Path | None = Non
                 file.write((like / name).read_bytes())
 
 
+def replace_data_dir(data_dir: Path, tables: Tables) -> None:
+    """As `write_data_dir`, without the tables that an earlier run, whose input had more, left there."""
+    for name in set(table_names(data_dir) if data_dir.is_dir() else ()) - set(tables):
+        (data_dir / name).unlink()
+    write_data_dir(data_dir, tables)
+
+
 def restrict(tables: Tables, utts: Collection[str]) -> Tables:
     """The tables with only these utterances, and only the recordings and speakers these need."""
     kept = {

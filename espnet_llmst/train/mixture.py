@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llmst.cli import InputError
-from espnet_llmst.datadir.kaldi import read_table, speech_table, text_files, write_table
+from espnet_llmst.datadir.kaldi import read_table, read_text, speech_table, write_table
 from espnet_llmst.prompt import TASKS, Template, render_target
 
 SAMPLE_RATE = 16000
@@ -107,13 +107,6 @@ def find_sets(data_dir: Path, split: str, parts: list[Part], near: Sequence[str]
     return list(dict.fromkeys(find_set(data_dir, split, part, parts, near) for part in parts))
 
 
-def _read_text(set_dir: Path, lang: str) -> dict[str, str]:
-    files = text_files(set_dir)
-    if lang not in files:
-        raise InputError(f"{set_dir}: text.tc.{lang} is missing (there are: {', '.join(sorted(files)) or 'none'})")
-    return read_table(files[lang], allow_empty=True)
-
-
 def choose_utterances(utt2spk: dict[str, str], samples: dict[str, str], hours: float, seed: int = 0) -> set[str]:
     """A subset of so many hours: all of one speaker (video, talk) after another, in an order drawn by ``seed``.
 
@@ -141,7 +134,7 @@ def mix_part(set_dir: Path, part: Part, template: Template) -> dict[str, dict[st
     wavs = dict(list(wavs.items())[:: part.every])
     if not wavs:
         raise InputError(f"{set_dir}: mixture: no utterance fits into hours: {part.hours}; give more")
-    transcripts, translations = _read_text(set_dir, part.src), _read_text(set_dir, part.tgt)
+    transcripts, translations = read_text(set_dir, part.src), read_text(set_dir, part.tgt)
     # A set that is also a test set is whole: what has no text is left out here.
     wavs = {utt: wav for utt, wav in wavs.items() if transcripts.get(utt) != "" and translations.get(utt) != ""}
     shows_transcript = "{transcript}" in template.tasks.get(part.task, {}).get("prompt", "")

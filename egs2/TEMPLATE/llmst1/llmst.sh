@@ -175,13 +175,16 @@ fi
 [ ${#direction_list[@]} -gt 0 ] || fail "conf/${method} names no directions; give e.g. --directions fr-en"
 force_option=$(if "${force}"; then echo --force; fi)
 
+lock() { # descriptor of a lock file, what others do under it: wait for them
+    if ! flock -n "$1"; then
+        log "another run $2; waiting for it"
+        flock "$1"
+    fi
+}
 if [ "${stage}" -le 3 ] && ! "${skip_data_prep}"; then
     mkdir -p data
     exec 7>> data/.lock
-    if ! flock -n 7; then
-        log "another run prepares data/; waiting for it"
-        flock 7
-    fi
+    lock 7 "prepares data/"
 fi
 if in_range 1 "${skip_data_prep}"; then
     log "stage 1: data preparation; finished sets are skipped"
@@ -240,11 +243,8 @@ if in_range 4 "${skip_train}"; then
         shared=$(dirname "${missing%%$'\n'*}")    # by runs with other --expdir, too
         mkdir -p "${shared}"
         exec 8>> "${shared}/.lock"
-        if ! flock -n 8; then
-            log "another run is training foundation models in ${shared}; waiting for it"
-            flock 8
-            missing=$(tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" "${wanted}")
-        fi
+        lock 8 "is training foundation models in ${shared}"
+        missing=$(tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" "${wanted}")
     fi
     if [ -n "${missing}" ]; then
         # shellcheck disable=SC2086

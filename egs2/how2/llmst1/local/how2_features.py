@@ -15,8 +15,8 @@ from espnet_llmst.datadir.clean import clean_text
 from espnet_llmst.datadir.corpus import Dropped, Item, drop_empty
 from espnet_llmst.datadir.format_features import SAMPLE_RATE, matrix_shape, samples_of, split_place
 from espnet_llmst.datadir.jobs import finished_summary, mark_finished
-from espnet_llmst.datadir.kaldi import atomic_write, read_table, table_names, write_table, write_tsv
-from espnet_llmst.datadir.transform import write_data_dir
+from espnet_llmst.datadir.kaldi import atomic_write, read_table, write_table, write_tsv
+from espnet_llmst.datadir.transform import replace_data_dir
 
 FEATURES = 43
 _VERSION = 1  # raise it when the same input is to be prepared anew
@@ -195,9 +195,7 @@ def write_set(
     result["utt2lang"] = {item.utt: item.lang for item in items}
     result["feats.scp"] = {item.utt: item.audio for item in items}
     result["utt2num_frames"] = {item.utt: str(frames[item.utt]) for item in items}
-    for name in set(table_names(set_dir)) - set(result):
-        (set_dir / name).unlink()  # of an earlier run
-    write_data_dir(set_dir, result)
+    replace_data_dir(set_dir, result)
     write_table(set_dir / "cmvn.scp", {item.speaker: statistics[item.speaker] for item in items})
     with atomic_write(set_dir / "feats_type") as file:
         file.write("kaldi\n")
