@@ -12,10 +12,13 @@ from transformers import AutoTokenizer
 from espnet_llmst.asr import Transcriber
 from espnet_llmst.cli import InputError
 from espnet_llmst.datadir.format_audio import format_data_dir
+from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.prompt import load_tokenizer
 
 RECIPE = LOCAL.parent
+TINY_ESPNET = {"width": 16, "layers": 1, "heads": 2, "decoder_layers": 1, "input_layer": "conv1d2"}
+TINY_ESPNET |= {"hop_length": 320, "ctc_weight": 0.6, "dropout": 0.1, "units": 24, "kernel": 5}
 TINY_WHISPER = {"width": 16, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
 
 
@@ -79,6 +82,17 @@ def test_recogniser_after_other_speech(make, dump):
         make("whisper_mdw_synth", size=TINY_WHISPER, pretrain=pretrain | {"languages": ["fr"]})
 
 
+def test_recogniser_of_espnet(make):
+    """A state is of 40 ms; pieces come from transcripts without capitals."""
+    out, scores = make("ebranchformer_mdw", size=TINY_ESPNET, vocab_size=40)
+    assert scores == {("WER", "dev (mdw)"): 4, ("WER", "test (mdw)"): 6}
+    states, _, _ = ESPnetASREncoder(model=str(out)).eval()(torch.randn(1, 16000), torch.tensor([16000]))
+    assert states.shape[1:] == (24, 16)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["model_conf"]["ctc_weight"] == 0.6 and config["frontend_conf"]["hop_length"] == 320
+    assert not any(letter.isupper() for token in config["token_list"][1:-1] for letter in token.strip("<>"))
+
+
 def test_untrained_recogniser(make):
     out, _ = make("whisper_mdw_untrained", steps=0, size=TINY_WHISPER, vocab_size=280)
     assert HuggingFaceEncoder(str(out)).output_size() == 16
@@ -118,6 +132,21 @@ def test_translator(make):
     out, scores = make("marian_mdw_fr", size=tiny, vocab_size=60)
     assert scores == {("BLEU", "test.mdw-fr (fr) from gold transcripts"): 6}
     assert json.loads((out / "config.json").read_text())["dropout"] == 0.1
+
+
+def test_translator_reads_other_pieces_each_time(make, tmp_path):
+    """Subword regularisation: pieces differ between draws, join to the same text and are those of the vocabulary."""
+    tiny = {"width": 16, "layers": 1, "heads": 2, "ffn": 32, "dropout": 0.1}
+    make("marian_mdw_fr", size=tiny, vocab_size=60, sampling=0.3)
+    text = "les enfants"
+    sentences = [f"{word} {other}" for word in text.split() for other in ("les", "enfants", "fants", "tant", "enfin")]
+    fixed = load("tiny_translators").marian_tokenizer(sentences * 3, sentences * 3, 40, str(tmp_path))
+    drawing = load("train_translator").sampling_tokenizer(tmp_path, 0.3, 0)
+    drawn = [drawing(text)["input_ids"] for _ in range(20)]
+    assert len(set(map(tuple, drawn))) > 3
+    assert {tuple(fixed(text)["input_ids"]) for _ in range(20)} == {tuple(fixed(text)["input_ids"])}
+    assert all(fixed.decode(ids, skip_special_tokens=True) == text for ids in drawn)
+    assert all(ids[-1] == fixed.eos_token_id and fixed.unk_token_id not in ids for ids in drawn)
 
 
 def test_noise():

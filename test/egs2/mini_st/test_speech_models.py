@@ -84,6 +84,40 @@ def test_same_seed_same_model(make):
         assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["wav2vec2_ssl_en", "ebranchformer_en"])
+def test_a_killed_training_goes_on_to_the_same_model(make, monkeypatch, name):
+    written, small = "model.safetensors", {"size": TINY}
+    if name == "ebranchformer_en":
+        written, small = "valid.acc.ave.pth", {"size": {"width": 16, "layers": 1, "heads": 2, "dropout": 0.1}}
+        small |= {"vocab_size": 20, "spec_augment": {"bands": 8, "frames": 8}}
+    training, steps = load("training"), []
+    whole = make(name, f"{name}_whole", **small)
+
+    def save_and_die(*args, save=training.save_state):
+        save(*args)
+        steps.append(args[3])
+        if steps == [1, 2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_state", save_and_die)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        make(name, **small)
+    killed = make(name, **small)
+    assert steps == [1, 2, 3]
+    assert (killed / written).read_bytes() == (whole / written).read_bytes()
+    assert not [path.name for path in killed.iterdir() if path.name.startswith(("training", "settings"))]
+
+
+def test_other_settings_begin_anew(tmp_path):
+    begin, kept = load("training").begin, tmp_path / "model.tmp/training-1.pt"
+    begin(kept.parent, {"steps": 1})
+    for settings, stays in (({"steps": 1}, True), ({"steps": 2}, False)):
+        kept.touch()
+        begin(kept.parent, settings)
+        assert kept.exists() == stays
+
+
 def test_e_branchformer(make):
     size = {"width": 32, "layers": 1, "heads": 4, "decoder_layers": 1}
     out = make("ebranchformer_en", size=size, vocab_size=20)

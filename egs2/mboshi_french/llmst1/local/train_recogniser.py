@@ -8,7 +8,6 @@ Shapes: B batch, S samples, F mel frames, M mel bands, T encoder frames, D width
 """
 
 import random
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from tiny_models import new_whisper, whisper_features, whisper_tokenizer
 from torch.nn.utils.rnn import pad_sequence
 from train_whisper import loss_function
-from training import read_sets, run_training, train, training_speech, wer_results
+from training import read_sets, run_training, spoken, train, training_speech, wer_results
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from espnet_llmst.cli import InputError, run
@@ -26,11 +25,6 @@ from espnet_llmst.encoder import whisper
 from espnet_llmst.scoring.metrics import corpus_score
 
 CONTROL = ("<|startoftranscript|>", "<|notimestamps|>")  # as of the published models of one language
-
-
-def spoken(text: str) -> str:
-    """A transcript in lower case without punctuation; combining tone marks stay."""
-    return " ".join(re.sub(r"[^\w'\u0300-\u036f]+", " ", text.lower().replace("’", "'")).split())
 
 
 def log_mel(path: str, features: WhisperFeatureExtractor) -> torch.Tensor:
@@ -110,7 +104,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
         if steps:
             mels, texts = [log_mel(path, features).half() for _, path, _ in part], [spoken(text) for *_, text in part]
             batches = make_batches(mels, texts, tokenizer, conf["batch_size"], random.Random(conf["seed"]))
-            train(both, batches, loss_of, steps, conf["lr"], name, conf.get("device", "cpu"))
+            train(both, batches, loss_of, steps, conf["lr"], name, directory, conf.get("device", "cpu"))
     for part in (tokenizer, features, model):
         part.save_pretrained(directory)
     return wer_results(

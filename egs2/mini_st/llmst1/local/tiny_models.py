@@ -279,6 +279,12 @@ def espnet_asr_config(
     stats_file: str | None = None,
     bpe_model: str | None = None,
     spec_augment: dict | None = None,
+    units: int | None = None,
+    kernel: int = 31,
+    dropout: float = 0.0,
+    input_layer: str = "conv2d",
+    hop_length: int = 160,
+    ctc_weight: float = 0.3,
 ) -> dict:
     """Settings of a joint CTC/attention ASR model with an E-Branchformer, as ESPnet's ``config.yaml`` has them.
 
@@ -288,19 +294,25 @@ def espnet_asr_config(
         stats_file: feature statistics for ``global_mvn``; None for ``utterance_mvn``.
         bpe_model: SentencePiece model of the tokens; None for characters.
         spec_augment: mel ``bands`` and ``frames`` that each of two masks hides at most; None for no SpecAugment.
+        units: of the encoder's feed-forward layers and gating; None for four times ``width``.
+        kernel: of the encoder's convolutions over time.
+        dropout: 0 by default, since a CPU draws random numbers slowly.
+        input_layer: conv2d makes one state of four frames, conv1d2, much cheaper, of two.
+        hop_length: samples from one frame to the next.
+        ctc_weight: the attention decoder's loss has the rest.
     """
-    masks = {}
+    masks, units = {}, units or 4 * width
     if spec_augment:
         masks = {"apply_time_warp": False, "num_freq_mask": 2, "num_time_mask": 2}
         masks |= {"freq_mask_width_range": [0, spec_augment["bands"]]}
         masks |= {"time_mask_width_range": [0, spec_augment["frames"]]}
     encoder = {"output_size": width, "attention_heads": heads, "num_blocks": layers}
-    encoder |= {"cgmlp_linear_units": 4 * width, "linear_units": 4 * width, "use_ffn": True, "macaron_ffn": True}
+    encoder |= {"cgmlp_linear_units": units, "linear_units": units, "use_ffn": True, "macaron_ffn": True}
     encoder |= {"attention_layer_type": "rel_selfattn", "pos_enc_layer_type": "rel_pos", "rel_pos_type": "latest"}
-    encoder |= {"input_layer": "conv2d", "cgmlp_conv_kernel": 31, "merge_conv_kernel": 31}
+    encoder |= {"input_layer": input_layer, "cgmlp_conv_kernel": kernel, "merge_conv_kernel": kernel}
     decoder = {"attention_heads": heads, "linear_units": 4 * width, "num_blocks": decoder_layers}
-    for part in (encoder, decoder):  # a CPU draws random numbers slowly
-        part |= {"dropout_rate": 0.0, "positional_dropout_rate": 0.0}
+    for part in (encoder, decoder):
+        part |= {"dropout_rate": dropout, "positional_dropout_rate": 0.0}
     return {
         "token_list": tokens,
         "token_type": "bpe" if bpe_model else "char",
@@ -308,7 +320,7 @@ def espnet_asr_config(
         "init": None,
         "input_size": None,
         "frontend": "default",
-        "frontend_conf": {"fs": "16k", "n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80},
+        "frontend_conf": {"fs": "16k", "n_fft": 512, "win_length": 400, "hop_length": hop_length, "n_mels": 80},
         "specaug": "specaug" if spec_augment else None,
         "specaug_conf": masks,
         "normalize": "global_mvn" if stats_file else "utterance_mvn",
@@ -323,7 +335,7 @@ def espnet_asr_config(
         "decoder_conf": decoder,
         "ctc_conf": {},
         "model": "espnet",
-        "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1, "report_cer": False, "report_wer": False},
+        "model_conf": {"ctc_weight": ctc_weight, "lsm_weight": 0.1, "report_cer": False, "report_wer": False},
     }
 
 

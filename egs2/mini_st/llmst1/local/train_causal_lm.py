@@ -117,7 +117,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
         return cross_entropy(logits.float(), batch["answers"])
 
     batches = make_batches(sentences, tokenizer, template, conf, random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name, conf.get("device", "cpu"))
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory, conf.get("device", "cpu"))
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
     decoder = CausalLMDecoder(str(directory)).eval()

@@ -1,5 +1,7 @@
 """Trains a tiny E-Branchformer recogniser from scratch: ESPnet's joint CTC/attention model and experiment files.
 
+With ``plain: true`` of its YAML transcripts are in lower case without punctuation.
+
 Shapes: B batch, S samples, F feature frames, M mel bands, L tokens.
 """
 
@@ -14,7 +16,7 @@ import soundfile
 import torch
 from tiny_models import espnet_asr_config, new_espnet_asr, save_espnet_asr, unigram_tokens
 from torch.nn.utils.rnn import pad_sequence
-from training import run_training, train, training_speech, wer_results
+from training import run_training, spoken, train, training_speech, wer_results
 
 from espnet_llmst.cli import run
 from espnet_llmst.precision import autocast
@@ -69,7 +71,8 @@ def evaluate(model: torch.nn.Module, pieces: sentencepiece.SentencePieceProcesso
 def train_one(conf: dict, args, directory: Path) -> list[dict]:
     """Train one model, write it to ``directory`` and return its WER on the held-out sets."""
     name, languages = args.out_dir.name, conf["languages"]
-    examples = training_speech(args, languages)
+    written = spoken if conf.get("plain") else str
+    examples = [(language, path, written(text)) for language, path, text in training_speech(args, languages)]
     tokens = unigram_tokens((text for *_, text in examples), conf["vocab_size"], str(directory))
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "bpe.model"))
     targets = [torch.tensor(pieces.encode(text)) + 1 for *_, text in examples]
@@ -86,12 +89,17 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
             return model(**batch)[0].float()
 
     batches = make_batches(mels, targets, conf["batch_size"], random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name)
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory)
     model.frontend = frontend
     files = {"bpemodel": str(args.out_dir / "bpe.model"), "normalize": "global_mvn"}
     files["normalize_conf"] = {"stats_file": str(args.out_dir / "feats_stats.npz")}
     save_espnet_asr(model, config | files, str(directory))
-    return wer_results(name, args, languages, lambda examples, language: evaluate(model, pieces, examples, language))
+
+    def wer_of(examples, language: str) -> dict:
+        plain = [(language, path, written(text)) for _, path, text in examples]
+        return evaluate(model, pieces, plain, language)
+
+    return wer_results(name, args, languages, wer_of)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
 
     batches = make_batches(waves, conf["batch_size"], random.Random(conf["seed"]))
     parts = torch.nn.ModuleDict({"model": model, "head": head, "guide": guide})
-    train(parts, batches, loss_of, conf["steps"], conf["lr"], name)
+    train(parts, batches, loss_of, conf["steps"], conf["lr"], name, directory)
     features.save_pretrained(directory)
     model.save_pretrained(directory)
     score_of = partial(accuracy, model, head, clusters)

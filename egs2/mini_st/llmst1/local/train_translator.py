@@ -3,7 +3,7 @@
 From scratch, or (``model:`` of its YAML) a Marian whose decoder is made anew to repeat the source behind the
 frozen encoder of another: the English decoder of Aligned's connector pre-training. Its sentences come from the
 recipe's grammar, those of the held-out sets excluded, or from the training sets that ``corpus:`` of its YAML names,
-with ``noise:`` in those it reads.
+with ``noise:`` in those it reads. ``sampling:`` is the alpha of subword regularisation (Kudo 2018) of a Marian.
 """
 
 import random
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import sentencepiece
 import torch
 from grammar import lm_sentences
 from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
@@ -52,6 +53,14 @@ def repeating_marian(translator: str):
     model.requires_grad_(False)
     model.model.decoder.layers.requires_grad_(True)
     return tokenizer, model
+
+
+def sampling_tokenizer(directory: Path, alpha: float, seed: int) -> MarianTokenizer:
+    """A Marian's tokenizer that draws other pieces of a text each time, likelier ones more often the larger alpha."""
+    sentencepiece.set_random_generator_seed(seed)
+    files = (str(directory / name) for name in ("source.spm", "target.spm", "vocab.json"))
+    drawing = {"enable_sampling": True, "nbest_size": -1, "alpha": alpha}
+    return MarianTokenizer(*files, separate_vocabs=False, sp_model_kwargs=drawing)
 
 
 def make_batches(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[dict]:
@@ -99,8 +108,11 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
         return cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
 
     prefix = conf.get("prefix", "")
-    batches = make_batches(pairs, tokenizer, conf, random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name, conf.get("device", "cpu"))
+    sampling, read = conf.get("sampling"), tokenizer
+    if sampling:
+        read = sampling_tokenizer(directory, sampling, conf["seed"])
+    batches = make_batches(pairs, read, conf, random.Random(conf["seed"]))
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory, conf.get("device", "cpu"))
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
     results = []

@@ -26,12 +26,9 @@ def loss_function(model: Wav2Vec2ForPreTraining, guide: MelGuide, precision: str
 
     The quantiser's temperature falls from 2, as published, to 0.5 over the training.
     """
-    step = 0
 
     def loss_of(batch: dict) -> torch.Tensor:
-        nonlocal step
-        model.set_gumbel_temperature(2.0 * 0.25 ** (step / steps))
-        step += 1
+        model.set_gumbel_temperature(2.0 * 0.25 ** (batch["step"] / steps))
         hidden_BT = hidden_frames(model, batch["lengths"])
         negatives_BTN = _sample_negative_indices(hidden_BT.shape, model.config.num_negatives, hidden_BT)
         with autocast(torch.device("cpu"), precision):
@@ -79,9 +76,10 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     model = new_wav2vec2(**conf["size"])
     speed_up_convolutions(model.wav2vec2)
     batches = make_batches(waves, conf["batch_size"], random.Random(conf["seed"]))
-    guide = MelGuide(model.wav2vec2)
-    loss_of = loss_function(model, guide, conf["autocast"], conf["steps"])
-    train(torch.nn.ModuleDict({"model": model, "guide": guide}), batches, loss_of, conf["steps"], conf["lr"], name)
+    numbered = (batch | {"step": step} for step, batch in enumerate(batches))
+    parts = torch.nn.ModuleDict({"model": model, "guide": MelGuide(model.wav2vec2)})
+    loss_of = loss_function(model, parts["guide"], conf["autocast"], conf["steps"])
+    train(parts, numbered, loss_of, conf["steps"], conf["lr"], name, directory)
     features.save_pretrained(directory)
     model.save_pretrained(directory)
     score_of = partial(contrastive_accuracy, model)

@@ -134,7 +134,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
         log_mels(examples, features), examples, tokenizer, conf["batch_size"], random.Random(conf["seed"])
     )
     loss_of = loss_function(model, ctc, conf["ctc_weight"], conf["spec_augment"], conf["autocast"])
-    train(both, batches, loss_of, conf["steps"], conf["lr"], name)
+    train(both, batches, loss_of, conf["steps"], conf["lr"], name, directory)
     for part in (tokenizer, features, model):
         part.save_pretrained(directory)
     return wer_results(name, args, languages, lambda examples, language: evaluate(directory, examples, language))

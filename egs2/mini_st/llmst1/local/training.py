@@ -1,10 +1,12 @@
 """What the trainings of the recipe's tiny foundation models share: options, data, loop, saving."""
 
 import argparse
+import itertools
 import json
 import math
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +17,13 @@ import yaml
 from espnet2.torch_utils.device_funcs import to_device
 from muon import Float32Muon
 from tqdm import tqdm
+from training_state import fingerprint, load_state, save_state
 
 from espnet_llmst.cli import InputError, get_parser
 from espnet_llmst.datadir.kaldi import read_table, text_files
 from espnet_llmst.precision import computes_in_bfloat16
+
+SAVE_SECONDS = 300  # from one saved state of a training to the next
 
 
 def read_sets(dump_dir: Path, split: str, languages: list[str]) -> list[tuple[str, str, str]]:
@@ -65,6 +70,11 @@ def corpus_sentences(args: argparse.Namespace, directions: list[str]) -> list[di
     return list(found.values())
 
 
+def spoken(text: str) -> str:
+    """A transcript in lower case without punctuation; combining tone marks stay."""
+    return " ".join(re.sub(r"[^\w'\u0300-\u036f]+", " ", text.lower().replace("’", "'")).split())
+
+
 def noisy(text: str, rate: float, rng: random.Random) -> str:
     """The text with this share of its letters lost or doubled, as a recogniser would have it."""
     if not rate:
@@ -100,18 +110,23 @@ def train(
     steps: int,
     lr: float,
     name: str,
+    directory: Path,
     device: str = "cpu",
 ) -> None:
     """Train for ``steps`` updates: a short warm-up, then cosine decay to zero; gradients clipped at 1.
 
-    Model and batches are on ``device`` meanwhile; the model comes back to the CPU.
+    Model and batches are on ``device`` meanwhile; the model comes back to the CPU. The state is in ``directory``
+    every few minutes, from where a killed training goes on, with the same result.
     """
     optims = optimizers(model.to(device), lr)
     warmup = max(1, steps // 20)
     model.train()
-    average, started = None, time.monotonic()
-    with tqdm(total=steps, desc=name, disable=None, mininterval=5) as bar:
-        for step in range(steps):
+    first = next(batches)
+    saved, batches = directory / f"training-{fingerprint(first)}.pt", itertools.chain([first], batches)
+    begun, average = load_state(saved, model, optims, batches)
+    started = last = time.monotonic()
+    with tqdm(total=steps, initial=begun, desc=name, disable=None, mininterval=5) as bar:
+        for step in range(begun, steps):
             factor = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
             loss = loss_of(to_device(next(batches), device))
             loss.backward()
@@ -123,9 +138,12 @@ def train(
             average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
             bar.update()
             bar.set_postfix(loss=f"{average:.3f}")
+            seconds = time.monotonic() - started
             if (step + 1) % max(1, steps // 10) == 0:
-                seconds = time.monotonic() - started
                 print(f"{name}: step {step + 1}/{steps} loss {average:.3f} after {seconds:.0f} s", flush=True)
+            if time.monotonic() - last >= SAVE_SECONDS or step + 1 == steps:
+                save_state(saved, model, optims, step + 1, average)
+                last = time.monotonic()
     model.cpu().eval()
 
 
@@ -147,6 +165,16 @@ def wer_results(name: str, args: argparse.Namespace, languages: list[str], wer_o
     return results
 
 
+def begin(unfinished: Path, conf: dict) -> None:
+    """Make a model's working folder; one that a training of the same settings left is kept, to go on with."""
+    settings, text = unfinished / "settings.json", json.dumps(conf, sort_keys=True)
+    if settings.exists() and settings.read_text() == text:
+        return
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    settings.write_text(text)
+
+
 def run_training(
     description: str,
     train_one: Callable[[dict, argparse.Namespace, Path], list[dict]],
@@ -165,9 +193,10 @@ def run_training(
     conf = yaml.safe_load(args.model_config.read_text(encoding="utf-8"))
     torch.manual_seed(conf["seed"])
     unfinished = args.out_dir.with_name(args.out_dir.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    begin(unfinished, conf)
     results = train_one(conf, args, unfinished)
+    for path in (unfinished / "settings.json", *unfinished.glob("training-*")):
+        path.unlink(missing_ok=True)
     (unfinished / "eval.json").write_text(json.dumps(results, indent=1))
     shutil.rmtree(args.out_dir, ignore_errors=True)
     os.replace(unfinished, args.out_dir)

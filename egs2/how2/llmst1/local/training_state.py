@@ -1,0 +1,1 @@
+../../../mini_st/llmst1/local/training_state.py

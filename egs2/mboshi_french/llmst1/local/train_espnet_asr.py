@@ -1,0 +1,1 @@
+../../../mini_st/llmst1/local/train_espnet_asr.py
