@@ -204,6 +204,8 @@ def check_settings(args: argparse.Namespace) -> None:
                 f"init_param: {file}: parts cannot be renamed, their weights would be missing from every checkpoint; "
                 "give a file with the whole model's names"
             )
+    if args.postencoder and not args.init_param and not any(e.startswith("postencoder") for e in args.trainable):
+        raise InputError("trainable: the connector is neither trained nor loaded; add postencoder, or init_from")
     if args.exclude_weight_decay:
         raise InputError("exclude_weight_decay: not supported here; remove it")
     types = {args.batch_type, args.valid_batch_type or args.batch_type}

@@ -121,6 +121,7 @@ def test_batches_by_tokens(train, tmp_path):
     [
         ({"init_param": ["asr.pth:encoder:encoder"]}, "parts cannot be renamed"),
         ({"exclude_weight_decay": True}, "exclude_weight_decay: not supported"),
+        ({"trainable": ["decoder"]}, "trainable: the connector is neither trained nor loaded; add postencoder"),
         ({"valid_batch_type": "tokens"}, "tokens must stand in both or in neither"),
     ],
 )
