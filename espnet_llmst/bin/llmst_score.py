@@ -66,7 +66,11 @@ def read_decode_info(path: str) -> dict:
 
 def summary(scores: dict) -> str:
     """One line for the terminal."""
-    parts = [f"{name} {bleu_with_interval(scores[name])}" for name in PRINTED if name in scores]
+    parts = [
+        f"{name} {bleu_with_interval(scores[name])} {scores[name].get('verbose_score', '')}".rstrip()
+        for name in PRINTED
+        if name in scores
+    ]
     for group, score in scores["groups"].items():
         parts += [f"{group} (n={score['n']}) {value:.2f}" for name, value in score.items() if name in PRINTED]
     return f"{scores['set']}: n={scores['n']}  " + "  ".join(parts)

@@ -20,7 +20,8 @@ class ErrorRateSignature(Signature):
 
 
 class ErrorRate(Metric):
-    """jiwer's WER or CER over a corpus after Whisper's normaliser; statistics are [errors, reference units].
+    """jiwer's WER or CER over a corpus after Whisper's normaliser; statistics are substitutions, deletions,
+    insertions and units of the reference.
 
     CER counts the blanks between words, except in scripts without them. Takes one reference.
     """
@@ -42,20 +43,25 @@ class ErrorRate(Metric):
 
     def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: dict) -> list[int]:
         found = self.count(ref_kwargs["ref"], hypothesis)
-        wrong = found.substitutions + found.deletions
-        return [wrong + found.insertions, wrong + found.hits]
+        units = found.substitutions + found.deletions + found.hits
+        return [found.substitutions, found.deletions, found.insertions, units]
 
     def _extract_corpus_statistics(self, hypotheses: Sequence[str], references) -> list[list[int]]:
         stats = super()._extract_corpus_statistics(hypotheses, references)
-        if not any(units for _, units in stats):
+        if not any(units for *_, units in stats):
             raise InputError(
                 f"{self.name}: every reference is empty after Whisper's normaliser, check --ref and --tgt_lang"
             )
         return stats
 
     def _compute_score_from_stats(self, stats: Sequence[float]) -> Score:
-        errors, units = stats
-        return Score(self.name, 100.0 * errors / max(units, 1))
+        *errors, units = stats
+        return Score(self.name, 100.0 * sum(errors) / max(units, 1))
 
     def _aggregate_and_compute(self, stats) -> Score:
-        return self._compute_score_from_stats([sum(column) for column in zip(*stats, strict=True)])
+        total = [sum(column) for column in zip(*stats, strict=True)]
+        score = self._compute_score_from_stats(total)
+        parts = zip(("Sub", "Del", "Ins"), total, strict=False)
+        shares = " ".join(f"{name} = {100.0 * errors / max(total[-1], 1):.1f}" for name, errors in parts)
+        score._verbose = f"({shares} ref_len = {total[-1]})"
+        return score

@@ -1,7 +1,7 @@
 """Corpus scores with signatures: BLEU, chrF2, TER by sacreBLEU; WER, CER by jiwer after Whisper's normaliser.
 
-Every score is a percentage and comes as ``{"score": float, "signature": str, "ci95": [low, high]}``. BLEU, spBLEU
-and chrF2 grow with quality; TER, WER and CER fall (``FALLING``). ``_lc`` scores lower-cased text, ``_cased`` text
+Every score is a percentage and comes as ``{"score": float, "signature": str, "ci95": [low, high]}``, BLEU, WER and CER
+with a ``verbose_score``: precisions and brevity penalty as sacreBLEU writes them, kinds of errors. BLEU, spBLEU and chrF2 grow with quality; TER, WER and CER fall (``FALLING``). ``_lc`` scores lower-cased text, ``_cased`` text
 as it is: sacreBLEU's BLEU and chrF2 heed case by default and its TER does not. ``BLEU_char`` takes characters also
 where BLEU takes words of Chinese, Japanese or Korean, as LLM-SRT's scorer does.
 """
@@ -181,7 +181,7 @@ def corpus_score(
         n_bootstrap: resamples for the confidence interval; below 2: no interval.
 
     Returns:
-        ``score``, ``signature`` and ``ci95``: mean -/+ half-width over sacreBLEU's own bootstrap samples, cut
+        ``score``, ``signature``, for some metrics ``verbose_score``, and ``ci95``: mean -/+ half-width over sacreBLEU's own bootstrap samples, cut
         to the range of the metric. The seed is sacreBLEU's 12345 (``SACREBLEU_SEED`` changes it); the
         signature names it.
 
@@ -193,6 +193,8 @@ def corpus_score(
         raise InputError(f"{name} takes one reference, not {len(refs)}: give one file to --ref")
     score = metric.corpus_score(list(hyps), [list(ref) for ref in refs], n_bootstrap=n_bootstrap)
     result = {"score": float(score.score), "signature": str(metric.get_signature())}
+    if score._verbose:
+        result["verbose_score"] = score._verbose
     if n_bootstrap > 1:
         result["ci95"] = interval(name, float(score._mean), float(score._ci))
     return result

@@ -24,9 +24,11 @@ from espnet_llmst.scoring.tables import is_begun, load_table, render_table
 FOUNDATION = "foundation"
 SHUFFLED = "scores_shuffled.json"
 BLEU_CI, SHUFFLED_BLEU = "BLEU [95 % CI]", "shuffled-audio BLEU"
-OPTIONAL = ("missing", "BLEU char", "spBLEU", "COMET")  # columns that stand only where a row fills them
-COLUMNS = ("n", "missing", BLEU_CI, "BLEU lc", *OPTIONAL[1:], "chrF2", "TER", "WER", SHUFFLED_BLEU, "speech s", "RTF")
-TERMINAL_COLUMNS = tuple(column for column in COLUMNS if column != "speech s")
+VERBOSE = "verbose_score"
+OPTIONAL = ("missing", "BLEU char", "spBLEU", "COMET", VERBOSE)  # columns that stand only where a row fills them
+COLUMNS = ("n", "missing", BLEU_CI, "BLEU lc", "BLEU char", "spBLEU", "COMET", "chrF2", "TER", "WER", SHUFFLED_BLEU)
+COLUMNS += ("speech s", "RTF", VERBOSE)
+TERMINAL_COLUMNS = tuple(column for column in COLUMNS if column not in ("speech s", VERBOSE))
 SHORT_HEAD = {SHUFFLED_BLEU: "shuffled"}
 
 
@@ -123,6 +125,7 @@ def _cells(row: Mapping) -> dict[str, str]:
         "n": str(scores.get("n", "")),
         BLEU_CI: bleu_with_interval(scores["BLEU"]) if "BLEU" in scores else "",
         "missing": str(scores.get("n_missing") or ""),
+        VERBOSE: next((scores[name][VERBOSE] for name in ("BLEU", "WER") if VERBOSE in scores.get(name, {})), ""),
         "BLEU lc": _score(scores, "BLEU_lc"),
         "BLEU char": _score(scores, "BLEU_char"),
         "spBLEU": _score(scores, "spBLEU"),

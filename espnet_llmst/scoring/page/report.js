@@ -27,7 +27,7 @@ const two = () => data.compared;
 function scoreCell(entry) {
   if (!entry) return el("td", { class: "num" }, "–");
   const range = entry.ci95 ? [el("span", { class: "ci" }, `${number(entry.ci95[0])} – ${number(entry.ci95[1])}`)] : [];
-  return el("td", { class: "num" }, number(entry.score), ...range);
+  return el("td", { class: "num", title: entry.verbose_score ?? null }, number(entry.score), ...range);
 }
 
 function drawScores() {

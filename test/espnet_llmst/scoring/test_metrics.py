@@ -93,6 +93,7 @@ def test_scores_intervals_and_signatures_equal_the_sacrebleu_command(tmp_path, l
 def test_the_other_case_equals_the_sacrebleu_command(tmp_path, name, option, metric):
     theirs = sacrebleu_command(tmp_path, EN_HYP, EN_REF, "-m", metric, option)
     ours = corpus_score(name, EN_HYP, [EN_REF], "en", n_bootstrap=0)
+    assert ours.get("verbose_score", "") == theirs.get("verbose_score", "")
     assert ours["score"] == pytest.approx(theirs["score"], abs=1e-8) and ours["signature"] == theirs["signature"]
     assert "ci95" not in ours
     default = corpus_score(name.split("_")[0], EN_HYP, [EN_REF], "en", n_bootstrap=0)
@@ -249,6 +250,7 @@ def test_interval_of_error_rates_is_that_of_resampled_utterances():
     rates = np.sort(100 * edits[draws].sum(1) / words[draws].sum(1))
     middle, half = rates.mean(), (rates[974] - rates[25]) / 2
     assert score["score"] == pytest.approx(100 * 22 / 180)
+    assert score["verbose_score"] == "(Sub = 5.6 Del = 6.7 Ins = 0.0 ref_len = 180)"
     assert score["ci95"] == pytest.approx([middle - half, middle + half], abs=1e-3)
     assert score["signature"].startswith("nrefs:1|bs:1000|seed:12345|norm:whisper-basic|blanks:yes|jiwer:")
 

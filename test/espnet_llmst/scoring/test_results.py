@@ -58,7 +58,7 @@ def test_results_file(expdir, tmp_path):
     heading = next(i for i, line in enumerate(lines) if line.endswith("/llast/1_dual_lora"))
     head, row, asr = lines[heading + 2], lines[heading + 4], lines[heading + 5]
     expected = ["decode/set", "n", "BLEU [95 % CI]", "BLEU lc", "chrF2", "TER", "WER", "shuffled-audio BLEU"]
-    assert head == "| " + " | ".join([*expected, "speech s", "RTF"]) + " |"
+    assert head == "| " + " | ".join([*expected, "speech s", "RTF", "verbose_score"]) + " |"
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     low, high = scores["BLEU"]["ci95"]
     assert cells[:3] == [
@@ -66,7 +66,8 @@ def test_results_file(expdir, tmp_path):
         "6",
         f"{scores['BLEU']['score']:.1f} [{low:.1f}, {high:.1f}]",
     ]
-    assert cells[5:] == [f"{scores['TER']['score']:.1f}", "–", "0.0", "12", "0.250"]
+    expected = [f"{scores['TER']['score']:.1f}", "–", "0.0", "12", "0.250", scores["BLEU"]["verbose_score"]]
+    assert cells[5:] == expected and "(BP = " in cells[-1]
     assert f"| {scored(metrics=['WER'])['WER']['score']:.1f} |" in asr
     assert f"- BLEU: `{scores['BLEU']['signature']}`" in lines and "llmst_score --hyp text" in lines
     assert "| whisper_fr | test.fr-en | WER | 3.22 | 300 |" in lines and "- WER: `a|b`" in lines
