@@ -1,9 +1,10 @@
 """Corpus scores with signatures: BLEU, chrF2, TER by sacreBLEU; WER, CER by jiwer after Whisper's normaliser.
 
 Every score is a percentage and comes as ``{"score": float, "signature": str, "ci95": [low, high]}``, BLEU, WER and CER
-with a ``verbose_score``: precisions and brevity penalty as sacreBLEU writes them, kinds of errors. BLEU, spBLEU and chrF2 grow with quality; TER, WER and CER fall (``FALLING``). ``_lc`` scores lower-cased text, ``_cased`` text
-as it is: sacreBLEU's BLEU and chrF2 heed case by default and its TER does not. ``BLEU_char`` takes characters also
-where BLEU takes words of Chinese, Japanese or Korean, as LLM-SRT's scorer does.
+with a ``verbose_score``: precisions and brevity penalty as sacreBLEU writes them, or the kinds of errors. BLEU, spBLEU
+and chrF2 grow with quality; TER, WER and CER fall (``FALLING``). ``_lc`` scores lower-cased text, ``_cased`` text as it
+is: sacreBLEU's BLEU and chrF2 heed case by default and its TER does not. ``BLEU_char`` takes characters also where BLEU
+takes words of Chinese, Japanese or Korean, as LLM-SRT's scorer does.
 """
 
 import importlib.util
@@ -181,9 +182,9 @@ def corpus_score(
         n_bootstrap: resamples for the confidence interval; below 2: no interval.
 
     Returns:
-        ``score``, ``signature``, for some metrics ``verbose_score``, and ``ci95``: mean -/+ half-width over sacreBLEU's own bootstrap samples, cut
-        to the range of the metric. The seed is sacreBLEU's 12345 (``SACREBLEU_SEED`` changes it); the
-        signature names it.
+        ``score``, ``signature``, of some metrics ``verbose_score``, and ``ci95``: mean -/+ half-width over
+        sacreBLEU's own bootstrap samples, cut to the range of the metric. The seed is sacreBLEU's 12345
+        (``SACREBLEU_SEED`` changes it); the signature names it.
 
     Raises:
         InputError: unknown metric, no tokenizer, or an error rate with several references or without words.
