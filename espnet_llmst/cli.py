@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
@@ -37,12 +37,26 @@ def get_parser(prog: str, description: str) -> "ArgumentParser":
     """A parser whose options may also stand in a YAML file given with ``--config``."""
     import configargparse  # late: the search and its benchmark run where it is not installed
 
-    parser = configargparse.ArgumentParser(
+    class Parser(configargparse.ArgumentParser):
+        """One line instead of a page of usage; a misspelt option is named before the one that is missing for it."""
+
+        def parse_args(self, args: Sequence[str] | None = None, *others, **options):
+            self.words = sys.argv[1:] if args is None else args
+            return super().parse_args(args, *others, **options)
+
+        def error(self, message: str) -> NoReturn:
+            given = [word.split("=")[0] for word in getattr(self, "words", ()) if word.startswith("--")]
+            unknown = [word for word in given if word not in self._option_string_actions]
+            message = f"unknown option {unknown[0]}" if "required" in message and unknown else message
+            raise InputError(f"{message} (--help lists the options)")
+
+    parser = Parser(
         prog=prog,
         description=description,
         config_file_parser_class=configargparse.YAMLConfigFileParser,
         formatter_class=configargparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
+        add_config_file_help=False,
     )
     parser.add_argument("--config", is_config_file=True, help="YAML file with options of this command")
     return parser

@@ -16,7 +16,7 @@ from typeguard import typechecked
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder.cache import StateCache
-from espnet_llmst.lora import set_train_mode
+from espnet_llmst.lora import fixed_names, set_train_mode
 from espnet_llmst.precision import autocast, is_mixed
 from espnet_llmst.recompute import recompute_layers
 
@@ -50,6 +50,7 @@ class ESPnetLLMSTModel(AbsESPnetModel):
     ) -> None:
         super().__init__()
         self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder
+        is_mixed(torch.device("cpu"), autocast)  # refuses an unknown name
         self.precision, self.cache_folder = autocast, cache_encoder
         self.cache: StateCache | None = None
         self.placed_later = False  # `to` leaves the device alone: fsdp brings its parts there
@@ -192,6 +193,19 @@ def foundation_names(model: ESPnetLLMSTModel) -> set[str]:
     everything = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     everything.update(name for name, _ in model.named_buffers())
     return everything - trained - model.loaded
+
+
+def refuse_random(model: ESPnetLLMSTModel) -> None:
+    """Raise InputError for weights that start at random and that a phase neither trains nor has loaded.
+
+    No checkpoint would keep them, and decoding would draw others.
+    """
+    parts = ("postencoder.", "decoder.") if getattr(model.decoder, "random_init", False) else ("postencoder.",)
+    parameters = {name for name, _ in model.named_parameters()} - fixed_names(model)
+    lost = sorted(name for name in foundation_names(model) & parameters if name.startswith(parts))
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise InputError(f"trainable: {lost[0]}{more} are random, neither trained nor loaded; add them, or init_from")
 
 
 def _drop_foundation(model, state_dict, prefix, local_metadata) -> None:

@@ -76,7 +76,10 @@ def describe(name: str, known: dict | None = None) -> dict:
             path = Path(snapshot_download(name, allow_patterns=HUB_FILES))
         except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{name}: cannot be had from the hub ({reason}); give a local directory") from error
+            raise InputError(
+                f"{name}: cannot be had from the hub ({reason}); name a local directory in its place (model: in the "
+                "YAML that names it), or, if it asks for a licence, accept that on the hub and run hf auth login"
+            ) from error
         revision = path.name
     weights = sorted(file for pattern in WEIGHTS for file in path.glob(pattern))
     if not weights or not is_complete(path):

@@ -1,5 +1,7 @@
 """Low-rank adapters (peft) on any part of the model, and the ``trainable:`` list of a phase."""
 
+from collections.abc import Iterable
+
 import torch
 
 from espnet_llmst.cli import InputError
@@ -27,6 +29,21 @@ def add_lora(
     inject_adapter_in_model(config, module)
 
 
+def keep_fixed(module: torch.nn.Module, parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Keep ``parameters`` from what ``trainable:`` says: constants, and what never gets the gradient DDP awaits."""
+    chosen = set(map(id, parameters))
+    for child in module.modules():
+        names = {name for name, p in child.named_parameters(recurse=False) if id(p) in chosen}
+        if names:
+            child.fixed = names | getattr(child, "fixed", set())
+
+
+def fixed_names(module: torch.nn.Module) -> set[str]:
+    """Names of the parameters that `keep_fixed` chose."""
+    owners = module.named_modules()
+    return {f"{prefix}.{name}".lstrip(".") for prefix, owner in owners for name in getattr(owner, "fixed", ())}
+
+
 def is_selected(name: str, entry: str) -> bool:
     """Whether a parameter belongs to an entry of ``trainable:``: a name prefix or ``<prefix>.lora``."""
     if entry.endswith(".lora"):
@@ -46,13 +63,15 @@ def set_trainable(model: torch.nn.Module, entries: list[str]) -> None:
             parts = ", ".join(name for name, _ in model.named_children())
             hint = "give that part a lora: setting" if entry.endswith(".lora") else f"the parts are: {parts}"
             raise InputError(f"trainable: '{entry}' selects no parameter; {hint}")
+    fixed = fixed_names(model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(is_selected(name, entry) for entry in entries))
+        parameter.requires_grad_(name not in fixed and any(is_selected(name, entry) for entry in entries))
 
 
 def set_train_mode(module: torch.nn.Module) -> None:
     """Training mode for what is trained (its dropout works), eval mode for everything frozen."""
-    parameters = list(module.parameters())
+    fixed = fixed_names(module)
+    parameters = [p for name, p in module.named_parameters() if name not in fixed]
     if parameters and all(p.requires_grad for p in parameters):
         module.train(True)
         return

@@ -1,6 +1,10 @@
 """Mixed precision by name, the same on GPU and CPU."""
 
+import contextlib
+
 import torch
+
+from espnet_llmst.cli import InputError
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
@@ -17,10 +21,11 @@ def is_mixed(device: torch.device, precision: str) -> bool:
     "auto" is bfloat16 where the device computes in it, else float32; results then differ between machines.
     """
     if precision not in ("float32", "bfloat16", "auto"):
-        raise ValueError(f"autocast: '{precision}' must be float32, bfloat16 or auto")
+        raise InputError(f"model_conf.autocast: '{precision}' must be float32, bfloat16 or auto")
     return precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(device))
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context that computes in ``precision``, see `is_mixed`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_mixed(device, precision))
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """A context that computes in ``precision``, see `is_mixed`; float32 leaves ESPnet's ``use_amp`` in force."""
+    mixed = is_mixed(device, precision)
+    return torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext()

@@ -119,7 +119,11 @@ def _verb(verbs: argparse._SubParsersAction, function: Callable, description: st
 def _directory_verbs(verbs: argparse._SubParsersAction) -> None:
     needless = "accepted as Kaldi's scripts do; not needed, since every table is handled"
 
-    add = _verb(verbs, validate, "report every fault of a data directory; exit status 1 when there is one")
+    add = _verb(
+        verbs,
+        validate,
+        "report every fault of a directory's tables; exit status 1 when there is one (audio is not opened)",
+    )
     add("--no-text", action="store_true", help="do not ask for a text table")
     add("--no-wav", action="store_true", help="do not ask for wav.scp")
     for option in ("--no-feats", "--no-spk-sort", "--non-print"):

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with atomic_write(args.out) as file:
         file.write(page)
     lost, total = missing_audio(data), sum(len(view["ids"]) for view in data["views"])
-    print(f"{args.out}: {len(data['views'])} decode(s), {total} utterances, {len(page.encode()) / 1e6:.1f} MB")
+    print(f"{args.out}: {len(data['table'])} decodes, {total} utterances, {len(page.encode()) / 1e6:.1f} MB")
     if lost:
         print(f"no audio for {lost} of {total} utterances: wav.scp beside the references names no playable file")
     return 0

@@ -52,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiments = collect_results(args.expdir) if args.expdir.is_dir() else {}
     decoding = ["--inference_args", args.inference_args] if args.inference_args else []
     if args.dry_run:
+        terminal = sys.stdout
         with contextlib.redirect_stdout(sys.stderr):  # ESPnet prints on import that it found no flash_attn
-            lines = runs.plan_lines(table, rows, experiments, settings, decoding)
-        print("\n".join(lines))
+            for line in runs.plan_lines(table, rows, experiments, settings, decoding):
+                print(line, file=terminal, flush=True)
     if args.list_runs:
         for one in runs.table_runs(table, rows, settings):
             print("\t".join([one.row, *one.options]))

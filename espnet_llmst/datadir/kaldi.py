@@ -91,7 +91,9 @@ def read_table(path: str | Path, *, unique: bool = True, allow_empty: bool = Fal
     table: dict[str, str] = {}
     for number, (key, value) in enumerate(read_rows(path, allow_empty=allow_empty), 1):
         if unique and key in table:
-            raise InputError(f"{path}:{number}: utterance {key} occurs twice; delete one line, or run fix_data_dir.sh")
+            raise InputError(
+                f"{path}:{number}: utterance {key} occurs twice; lines begin with an id of their own: delete one"
+            )
         table.setdefault(key, value)
     return table
 

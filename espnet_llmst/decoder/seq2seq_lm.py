@@ -12,7 +12,7 @@ from typeguard import typechecked
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.foundation import require_model
-from espnet_llmst.lora import add_lora
+from espnet_llmst.lora import add_lora, keep_fixed
 
 
 class Seq2SeqLMDecoder(AbsDecoder):
@@ -21,7 +21,7 @@ class Seq2SeqLMDecoder(AbsDecoder):
     Args:
         model: hub id or local ``save_pretrained`` directory.
         entry: where the speech vectors enter. "decoder" (ECD): they are the encoder states that the
-            decoder attends to, the text encoder is not used. "encoder" (ECED): they are the input
+            decoder attends to, the text encoder is not used and never trained. "encoder" (ECED): they are the input
             embeddings of the text encoder, unscaled, after an embedded text prefix if the prompt has one.
         lora: ``{r, alpha, dropout, targets}``, see `espnet_llmst.lora.add_lora`; None for none.
         dtype: of the weights.
@@ -50,9 +50,13 @@ class Seq2SeqLMDecoder(AbsDecoder):
             self.lm = AutoModelForSeq2SeqLM.from_config(config, dtype=getattr(torch, dtype))
         else:
             self.lm = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype))
-        self.entry = entry
+        self.entry, self.random_init = entry, random_init
         if lora:
             add_lora(self.lm, **lora)
+        encoder, decoder = self.lm.get_encoder(), self.lm.get_decoder()
+        keep_fixed(self.lm, (p for m in self.lm.modules() if "Sinusoidal" in type(m).__name__ for p in m.parameters()))
+        if entry == "decoder":
+            keep_fixed(encoder, set(encoder.parameters()) - set(decoder.parameters()))
 
     @property
     def hidden_size(self) -> int:

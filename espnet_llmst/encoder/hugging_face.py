@@ -11,7 +11,7 @@ from typeguard import typechecked
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder import wav2vec2, whisper
 from espnet_llmst.foundation import require_model
-from espnet_llmst.lora import add_lora
+from espnet_llmst.lora import add_lora, keep_fixed
 
 
 class HuggingFaceEncoder(AbsEncoder):
@@ -64,6 +64,8 @@ class HuggingFaceEncoder(AbsEncoder):
         if layer is not None:
             stack = self.encoder if self.is_whisper else self.encoder.encoder
             cut_layers(stack, layer, self.is_whisper or config.do_stable_layer_norm)
+        if self.is_whisper:
+            keep_fixed(self.encoder, self.encoder.embed_positions.parameters())  # sinusoids
         if lora:
             add_lora(self.encoder, **lora)
 

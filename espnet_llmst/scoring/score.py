@@ -97,8 +97,8 @@ def split_srt(hyps: Mapping[str, str], tags: str) -> tuple[dict[str, str], dict[
     return transcripts, translations, sum(not tag for _, tag, _ in parts.values())
 
 
-def edges_of(text: str, option: str) -> list[float]:
-    """Bucket edges from a comma-separated list, e.g. ``5,10,15``.
+def edges_of(text: str, option: str, others: str = "") -> list[float]:
+    """Bucket edges from a comma-separated list, e.g. ``5,10,15``; ``others`` says what else the option takes.
 
     Raises:
         InputError: not a rising list of positive numbers.
@@ -108,7 +108,7 @@ def edges_of(text: str, option: str) -> list[float]:
     except ValueError:
         edges = []
     if not edges or not all(low < high < inf for low, high in zip([0.0, *edges], edges, strict=False)):
-        raise InputError(f"{option} '{text}' is not a rising list of positive numbers such as 5,10,15")
+        raise InputError(f"{option} '{text}' is not a rising list of positive numbers such as 5,10,15{others}")
     return edges
 
 
@@ -122,7 +122,7 @@ def bucket_edges_of(text: str, durations: Sequence[float] = ()) -> list[float]:
     """
     if text in BUCKET_PRESETS:
         return list(BUCKET_PRESETS[text])
-    return _even_edges(durations) if text == "auto" else edges_of(text, f"--buckets (not {PRESETS})")
+    return _even_edges(durations) if text == "auto" else edges_of(text, "--buckets", f", nor one of {PRESETS}")
 
 
 def _even_edges(values: Sequence[float]) -> list[float]:

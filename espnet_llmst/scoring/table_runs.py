@@ -5,11 +5,11 @@ The recipe's `llmst.sh` does the work: every `Run` is one call of it.
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_llmst.cli import InputError
+from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.provenance import content_hash
 from espnet_llmst.scoring.compare import paired_test
 from espnet_llmst.scoring.decodes import Sources, load_decode
@@ -118,6 +118,8 @@ def command_of(run: Run, words: Sequence[str] = ()) -> str:
 
 def phase_state(folder: Path, config: Path) -> str:
     """Whether a phase is trained, by the marks that stage 6 leaves: the second begins with the hash of its YAML."""
+    if read_yaml(config).get("trainable") == []:
+        return "nothing to train"
     begun = folder / ".started"
     if begun.exists() and not begun.read_text(encoding="utf-8").startswith(content_hash(config)):
         return "its YAML has changed since it was begun, will be refused"
@@ -140,34 +142,44 @@ def gpu_memory(config: Path) -> str:
 
 def plan_lines(
     table: Mapping, rows: Sequence[Mapping], experiments: Mapping, settings: Settings, words: Sequence[str] = ()
-) -> list[str]:
+) -> Iterator[str]:
     """What would be run: of each row its phases, its decodes, and the commands with the user's other ``words``."""
-    lines, memory, sizes = [table["title"]], {}, []
+    memory: dict[Path, str] = {}
+    yield table["title"]
+    for row in table["rows"]:
+        if not row["method"]:
+            yield f"{row['name']}: {_aim(row)}"
     for row in rows:
-        sets = [one for place in row["places"] for one in place.sets]
-        lines += ["", f"{row['id']}: {row['name']}"]
+        yield ""
+        yield f"{row['id']}: {row['name']}: {_aim(row)}"
         for run in row_runs(table, row, settings):
             config = settings.conf / run.method / f"{run.phase}.yaml"
             if config not in memory:
                 memory[config] = gpu_memory(config)
-                sizes.append(memory[config])
-            lines.append(f"  phase   {run.folder}: {phase_state(run.folder, config)}; GPU memory: {memory[config]}")
+            yield f"  phase   {run.folder}: {phase_state(run.folder, config)}; GPU memory: {memory[config]}"
             if run.decodes:
-                lines += _decode_lines(table, row, sets, run, experiments, settings)
-            lines.append(f"  command {command_of(run, words)}")
-    return lines
+                yield from _decode_lines(table, row, run, experiments, settings)
+            yield f"  command {command_of(run, words)}"
 
 
-def _decode_lines(table, row, sets, run: Run, experiments: Mapping, settings: Settings) -> list[str]:
+def _aim(row: Mapping) -> str:
+    known = [f"{place.column} {place.published}".strip() for place in row["places"] if place.published is not None]
+    return f"published {', '.join(known) or NONE}"
+
+
+def _decode_lines(table, row, run: Run, experiments: Mapping, settings: Settings) -> Iterator[str]:
+    """The sets in the order of the table, those of one state together."""
     decode = decode_of(table, row, settings.decode_suffix)
     experiment = run.folder.relative_to(settings.expdir).as_posix()
     entries = {entry["name"]: entry for entry in experiments.get(experiment, [])}
-    lines = []
-    for one in sets:
+    states: dict[str, list[str]] = {}
+    for one in dict.fromkeys(one for place in row["places"] for one in place.sets):
         entry = entries.get(f"{decode}/{one}")
-        state = "to decode" if entry is None else entry.get("stale") or "scored"
-        lines.append(f"  decode  {run.folder / decode}/{one}: {state}")
-    return lines
+        states.setdefault("to decode" if entry is None else entry.get("stale") or "scored", []).append(one)
+    for state, sets in states.items():
+        names = sets if len(sets) < 4 else [f"{len(sets)} sets, {sets[0]} to {sets[-1]}"]
+        for name in names:
+            yield f"  decode  {run.folder / decode}/{name}: {state}"
 
 
 def _score_file(expdir: Path, experiment: str, decode: str, one: str) -> Path:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.scoring.metrics import ALL_METRICS
 
-KEYS = {"title", "metric", "decode", "rows", "note", "columns", "seeds", "tolerance"}
+KEYS = {"title", "metric", "decode", "rows", "note", "columns", "seeds", "tolerance", "other_corpus"}
 ROW_KEYS = {
     *("name", "published", "method", "phase", "sets", "decode"),
     *("metric", "bucket", "overrides", "seeds", "tolerance"),
@@ -60,8 +60,9 @@ def load_table(path: str | Path, seeds: Sequence[int] | None = None) -> dict:
 
     ``title``, ``metric`` (a name in scores.json, or `SPEED`), ``decode`` (name of the decoding YAML, for all rows or
     one), ``columns`` (label -> set or sets, for a table of several), ``seeds``, ``tolerance`` (difference from the
-    published number that counts as the same) and ``rows``: name, published (a number or null; with columns one for
-    each label), method (null: a system that is not ours) and phase, sets (averaged; not with columns), bucket (of
+    published number that counts as the same), ``other_corpus`` (true: what was published is of another test set, so
+    that only the order of the rows can be compared) and ``rows``: name, published (a number or null; with columns one
+    for each label), method (null: a system that is not ours) and phase, sets (averaged; not with columns), bucket (of
     duration, as scores.json names it), overrides (options of llmst_train).
 
     Args:
@@ -283,7 +284,8 @@ def row_lines(table: Mapping, row: Mapping, experiments: Mapping, suffix: str = 
         control = NONE if cell is None or cell.control is None else f"{cell.control:.1f}"
         known = NONE if place.published is None else str(float(place.published))
         tolerance = row.get("tolerance", table.get("tolerance"))
-        lines.append((cell, [name, known, ours, _difference(cell, place.published, tolerance), control]))
+        difference = NONE if table.get("other_corpus") else _difference(cell, place.published, tolerance)
+        lines.append((cell, [name, known, ours, difference, control]))
     return lines
 
 

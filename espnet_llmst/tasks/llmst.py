@@ -16,6 +16,7 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
+from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.train.class_choices import ClassChoices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -33,7 +34,7 @@ from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
 from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder
 from espnet_llmst.encoder.hugging_face import HuggingFaceEncoder
 from espnet_llmst.encoder.units import UnitEncoder
-from espnet_llmst.espnet_model import ESPnetLLMSTModel
+from espnet_llmst.espnet_model import ESPnetLLMSTModel, refuse_random
 from espnet_llmst.lora import set_trainable
 from espnet_llmst.train import ranks
 from espnet_llmst.train.checkpoint import write_atomically
@@ -135,15 +136,18 @@ class LLMSTTask(AbsTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """Training; a phase with nothing to train leaves its settings and an empty checkpoint (zero-shot)."""
+        """Training; a phase with nothing to train leaves its settings and what it starts from (zero-shot)."""
+        check_settings(args)
         if args.trainable:
             check_packages(args)
-            check_settings(args)
             train = super().main_worker
             if multiprocessing.parent_process() is None:
                 return train(args)
             sys.exit(run(lambda _: train(args)))  # the process of one GPU: bad input is one line here too
-        cls.build_model(args)  # settings that fit no model are refused here
+        model = cls.build_model(args)  # settings that fit no model are refused here
+        for file in args.init_param or []:
+            load_pretrained_model(file, model, args.ignore_init_mismatch, map_location="cpu")
+        refuse_random(model)
         if os.environ.get("RANK", "0") != "0":
             return
         directory = Path(args.output_dir)
@@ -151,7 +155,7 @@ class LLMSTTask(AbsTask):
         with atomic_write(directory / "config.yaml") as file:
             yaml_no_alias_safe_dump(vars(args), file, indent=4, sort_keys=False)
         for criterion in args.best_model_criterion:
-            write_atomically(directory / f"{'.'.join(criterion[:2])}.best.pth", {})
+            write_atomically(directory / f"{'.'.join(criterion[:2])}.best.pth", model.state_dict())
 
     @classmethod
     def build_sequence_iter_factory(cls, args: argparse.Namespace, iter_options, mode: str):
@@ -180,6 +184,9 @@ class LLMSTTask(AbsTask):
         if args.scheduler in SCHEDULERS and args.scheduler_conf.get("total_steps") is None:
             args.scheduler_conf["total_steps"] = updates_of_phase(args)
             logging.info(f"the schedule decays over {args.scheduler_conf['total_steps']} updates")
+        elif args.scheduler in SCHEDULERS and args.scheduler_conf["total_steps"] < updates_of_phase(args):
+            given = f"scheduler_conf.total_steps: {args.scheduler_conf['total_steps']}"
+            logging.warning(f"{given}: the rate is 0 from there on to update {updates_of_phase(args)}, the last")
         parameters = [p for p in model.parameters() if p.requires_grad]
         return [abs_task.optim_classes[args.optim](parameters, **args.optim_conf)]
 
@@ -204,8 +211,10 @@ def check_settings(args: argparse.Namespace) -> None:
                 f"init_param: {file}: parts cannot be renamed, their weights would be missing from every checkpoint; "
                 "give a file with the whole model's names"
             )
-    if args.postencoder and not args.init_param and not any(e.startswith("postencoder") for e in args.trainable):
-        raise InputError("trainable: the connector is neither trained nor loaded; add postencoder, or init_from")
+    for option, classes in (("optim", abs_task.optim_classes), ("scheduler", abs_task.scheduler_classes)):
+        name = getattr(args, option)
+        if name is not None and name not in classes:  # ESPnet checks what stands in the command only
+            raise InputError(f"{option}: '{name}' is none of {', '.join(classes)}")
     if args.exclude_weight_decay:
         raise InputError("exclude_weight_decay: not supported here; remove it")
     types = {args.batch_type, args.valid_batch_type or args.batch_type}

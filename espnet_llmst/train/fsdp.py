@@ -4,6 +4,7 @@ Layers come together one by one when they compute; what is in no layer (embeddin
 a step. A frozen encoder stays whole on every process: it is small beside a language model.
 """
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from espnet_llmst.recompute import layers_of
 from espnet_llmst.train import ranks
 
 PARTS = ("model", "optimizers", "gradients")  # of a checkpoint: every process has its own
+LAYER_DROPS = ("layerdrop", "layer_drop_rate", "stochastic_depth_rate")  # of transformers and of ESPnet
 
 
 def shard(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: str) -> None:
@@ -68,10 +70,10 @@ def _frozen_encoder(model: torch.nn.Module) -> torch.nn.Module:
 def keep_all_layers(model: torch.nn.Module) -> None:
     """No layer drop: of several processes, one that leaves a layer out would let the others wait for ever."""
     for module in model.modules():
-        for owner in (module, getattr(module, "config", None)):
-            if getattr(owner, "layerdrop", 0.0):
-                logging.info(f"layer drop is switched off in {type(module).__name__}")
-                owner.layerdrop = 0.0
+        for owner, name in itertools.product((module, getattr(module, "config", None)), LAYER_DROPS):
+            if getattr(owner, name, 0.0):
+                logging.info(f"{name} is switched off in {type(module).__name__}")
+                setattr(owner, name, 0.0)
 
 
 def full_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

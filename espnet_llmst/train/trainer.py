@@ -26,6 +26,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool
 
 from espnet_llmst.cli import InputError
+from espnet_llmst.espnet_model import refuse_random
 from espnet_llmst.train import ranks
 from espnet_llmst.train.batches import count_batches, leave_on, remaining_batches, together
 from espnet_llmst.train.checkpoint import NEWEST, PREVIOUS
@@ -110,6 +111,8 @@ class LLMSTTrainer(Trainer):
             raise InputError(f"save_dtype: '{args.save_dtype}' must be bfloat16 or null")
         if args.save_interval_iters < 0 or args.accum_grad < 1:
             raise InputError("save_interval_iters must be 0 or more, accum_grad 1 or more")
+        if args.keep_nbest_models in (0, [0]):
+            raise InputError("keep_nbest_models: 0 would leave no model to decode with; give 1 or more")
         for name in ("use_amp", "grad_noise", "ddp_comm_hook"):
             if args.fsdp and getattr(args, name):
                 raise InputError(f"{name}: not with fsdp (model_conf: {{autocast: bfloat16}} is mixed precision)")
@@ -136,6 +139,7 @@ class LLMSTTrainer(Trainer):
         """
         if plot_attention_iter_factory is not None:
             raise InputError("num_att_plot: attention of foundation models cannot be plotted; set it to 0")
+        refuse_random(model)
         scaler = torch.amp.GradScaler("cuda") if trainer_options.use_amp else None
         training = Training(model, optimizers, schedulers, scaler, trainer_options, distributed_option)
         if training.sharded:

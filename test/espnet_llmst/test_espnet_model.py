@@ -69,6 +69,7 @@ def test_gradient_reaches_exactly_the_trainable_set(build_model, batch, trainabl
         optimizer.step()
     reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     expected = {n for n, _ in model.named_parameters() if any(_belongs(n, entry) for entry in trainable)}
+    expected.discard("encoder.encoder.embed_positions.weight")
     assert reached == expected and reached
 
 
@@ -133,6 +134,22 @@ def test_bfloat16_autocast_is_close_to_float32(build_model, batch):
     exact = build_model().eval()(**batch)[0]
     mixed = build_model(model_conf={"autocast": "bfloat16"}).eval()(**batch)[0]
     assert mixed != exact and abs(mixed - exact) < 0.05
+
+
+def test_float32_leaves_the_autocast_of_use_amp_in_force(build_model, batch):
+    model = build_model().eval()
+    loss, *_ = model(**batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, *_ = model(**batch)
+    torch.testing.assert_close(mixed, loss, rtol=0.02, atol=0.02)
+    assert mixed != loss
+
+
+def test_whispers_positions_stay_as_published(build_model):
+    model = build_model(trainable=["encoder", "postencoder"])
+    frozen = [name for name, p in model.encoder.named_parameters() if not p.requires_grad]
+    assert frozen == ["encoder.embed_positions.weight"]
+    assert model.train().encoder.encoder.training
 
 
 def silence(batch, rows):

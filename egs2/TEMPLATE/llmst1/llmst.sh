@@ -48,12 +48,12 @@ train_args=             # more options for llmst_train, e.g. "--max_epoch 2 --op
 inference_config=conf/decode_beam5.yaml   # options of llmst_inference; its name is the folder of the results
 inference_args=         # more options for llmst_inference, e.g. "--beam_size 1"
 inference_model=        # checkpoint of the phase, e.g. valid.acc.ave.pth; default: the best by its first best_model_criterion
-inference_task=         # st, srt, smt or asr; default: what the phase was trained for, in this order
+inference_task=         # st, srt, smt, asr or mt; default: what the phase was trained for, in this order
 shuffled_control=false  # also decode with audio shuffled between utterances
 control_seed=1          # of that shuffling
 
 # Scoring
-score_opts=             # more options for llmst_score, e.g. "--buckets 5,10,15"
+score_opts=             # more options for llmst_score, e.g. "--buckets 5,10,15"; in place of the recipe's own
 
 # Tables of papers: in place of one method
 table=                  # conf/paper/<table>.yaml: run what its rows lack, each decoded by the YAML it names, write exp/paper_<table>.md
@@ -136,7 +136,7 @@ if [ -n "${rows}${seeds}" ] || "${dry_run}"; then fail "--rows, --seeds and --dr
 configs=("conf/${method}"/[0-9]*.yaml)
 if [ -z "${method}" ] || [ ${#configs[@]} -eq 0 ]; then
     methods=$(for file in conf/*/[0-9]*.yaml; do basename "$(dirname "${file}")"; done | sort -u | xargs)
-    fail "unknown method '${method}'; there are: ${methods}"
+    fail "unknown method '${method}'; there are: ${methods:-none, for a method is a folder conf/<method> of phases}"
 fi
 if [ -n "${phase}" ]; then
     [[ " ${configs[*]} " == *" conf/${method}/${phase}.yaml "* ]] || fail "unknown phase '${phase}' of ${method}; there are: $(basename -a -s .yaml "${configs[@]}" | xargs)"
@@ -334,6 +334,9 @@ if in_range 6 "${skip_train}"; then
         if [ -n "${from}" ] && [ "${from}" != null ] && [ ! -e "${from}" ]; then
             fail "${config}: init_from: ${from} is missing; train that phase first"
         fi
+        if [ -e "$(dirname "${from}")/.started" ] && [ ! -e "$(dirname "${from}")/.done" ]; then
+            fail "${config}: init_from: $(dirname "${from}") is not trained to its end; do that first (stage 6 of that phase)"
+        fi
         [ -e "${dir}/stats/.done" ] || fail "${dir}/stats is missing: run stage 5 first"
         inputs=("${dir}/stats/.done")
         if [ -e "${from}" ]; then inputs+=("${from}"); fi
@@ -425,6 +428,9 @@ if in_range 7 "${skip_eval}"; then
         begun=${expdir}/${method}/${name}/.started
         if [ -e "${begun}" ] && [[ "$(cat "${begun}")" != "$(sha256sum < "conf/${method}/${name}.yaml")"* ]]; then
             fail "conf/${method}/${name}.yaml has changed since ${model} was trained: train it again (--stage 6 --force true, or another --expdir)"
+        fi
+        if [ -e "${begun}" ] && [ ! -e "${begun%started}done" ]; then
+            log "stage 7: warning: ${name} is not trained to its end; the checkpoint so far is decoded"
         fi
         same_models "${name}"
         task=$(task_of "${name}")

@@ -4,7 +4,7 @@
 #   ./run.sh --method lst_13b_en-de                         the best published; also lst_13b_en-fr, lst_13b_en-es
 #   ./run.sh --method lst_7b_wav2vec2_large                 another frontend; the other ablations are in README.md
 #   ./run.sh --stage 7 --stop_stage 8 --inference_config conf/decode_beam1.yaml      greedy, the authors' check
-#   ./run.sh --method vicuna_13b_mt --inference_task mt     text translation of the transcripts
+#   ./run.sh --method vicuna_13b_mt     text translation of the transcripts
 set -euo pipefail
 cd "$(dirname "$0")"
 

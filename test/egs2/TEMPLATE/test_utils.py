@@ -68,6 +68,7 @@ def test_options(demo, options, expected):
         (["--stage", "--train-args", "x"], "--stage needs a value, but --train-args follows"),
         (["--force", "yes"], "--force takes true or false, not 'yes'"),
         (["--force="], "--force takes true or false"),
+        (["--force"], "--force needs a value (true or false)"),
     ],
 )
 def test_bad_options_are_one_line(demo, options, words, tmp_path):

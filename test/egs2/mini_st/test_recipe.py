@@ -213,6 +213,15 @@ def test_a_phase_that_starts_from_another_methods_names_it_when_missing(recipe, 
     assert "init_from: exp/lst/1_modality_adjustment/valid.loss.best.pth is missing; train that phase first" in error
 
 
+def test_a_phase_does_not_start_from_one_in_training(recipe, finished):
+    begun = recipe / "exp/lst/1_modality_adjustment"
+    begun.mkdir(parents=True)
+    for name in (".started", "valid.loss.best.pth"):
+        (begun / name).touch()
+    error = run(recipe, "--method", "lst_lora", "--stage", "6", "--stop_stage", "6", fails=True)
+    assert "init_from: exp/lst/1_modality_adjustment is not trained to its end; do that first" in error
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -6,6 +6,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from espnet_llmst.cli import InputError
 from espnet_llmst.decoder.seq2seq_lm import Seq2SeqLMDecoder
+from espnet_llmst.lora import set_train_mode, set_trainable
 from espnet_llmst.search.generate import SearchOptions, search
 
 LENGTHS = (9, 4, 6)
@@ -51,6 +52,24 @@ def test_logits_equal_transformers(parts, entry):
         ]
     )
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("entry", ["encoder", "decoder"])
+def test_what_gets_no_gradient_is_never_trained(parts, entry):
+    """Marian's tables of positions, and the text encoder where speech enters behind it; dropout acts all the same."""
+    plain, decoders, _, prompts = parts
+    decoder = decoders[entry]
+    set_trainable(decoder, ["lm"])
+    set_train_mode(decoder)
+    padded = torch.nn.utils.rnn.pad_sequence(prompts[entry], batch_first=True).requires_grad_()
+    logits, _ = decoder(padded, torch.tensor(LENGTHS), torch.full((3, 7), 5), torch.tensor([7, 3, 5]))
+    logits.square().sum().backward()
+    for name, parameter in decoder.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+        assert not (parameter.requires_grad and "embed_positions" in name)
+    assert decoder.lm.get_decoder().training
+    trained = [name for name, p in decoder.lm.get_encoder().named_parameters() if p.requires_grad]
+    assert any("layer" in name or "block" in name for name in trained) == (entry == "encoder")
 
 
 @pytest.mark.parametrize("entry", ["encoder", "decoder"])

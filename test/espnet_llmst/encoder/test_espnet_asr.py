@@ -11,6 +11,7 @@ import yaml
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder.espnet_asr import CLASSES, ESPnetASREncoder, get_class
 from espnet_llmst.lora import set_train_mode
+from espnet_llmst.train.fsdp import keep_all_layers
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 TOKENS = ["<blank>", "<unk>", *"abc", "<sos/eos>"]
@@ -200,6 +201,18 @@ def test_frozen_encoder_has_no_gradient_and_no_noise(write_experiment, speech):
     states = encoder(*speech)[0]
     assert not states.requires_grad
     torch.testing.assert_close(states, expected, atol=0, rtol=0)
+
+
+def test_layer_drop_of_espnet_is_switched_off(write_experiment, speech):
+    """Several processes would wait for each other; every layer gets a gradient then."""
+    encoder = ESPnetASREncoder(model=str(write_experiment("conformer", CONFORMER | LEGACY)[1])).train()
+    encoder.encoder.encoders.layer_drop_rate = 1.0
+    for layer in encoder.encoder.encoders:
+        layer.stochastic_depth_rate = 1.0
+    keep_all_layers(encoder)
+    encoder(*speech)[0].square().sum().backward()
+    layers = [p.grad for name, p in encoder.named_parameters() if ".encoders." in name]
+    assert layers and all(grad is not None and grad.isfinite().all() for grad in layers)
 
 
 @pytest.mark.parametrize(("name", "conf"), [(None, None), ("conformer", CONFORMER | LEGACY)])

@@ -189,7 +189,7 @@ def test_page_is_self_contained_and_safe(data):
 def test_command(recipe, capsys):
     assert run(llmst_report.main, "exp/poor --compare exp/fair --out out/report.html --embed_audio 2".split()) == 0
     out = capsys.readouterr().out
-    assert "out/report.html: 1 decode(s), 60 utterances" in out and "no audio for 1 of 60" in out
+    assert "out/report.html: 2 decodes, 60 utterances" in out and "no audio for 1 of 60" in out
     assert (recipe / "out" / "report.html").read_text(encoding="utf-8").count("data:audio/flac") == 2
     options = "--ref dump/raw/test.en-de/text.tc.de --tgt_lang de --out out/plain.html"
     assert run(llmst_report.main, f"exp/poor/1_all/decode_beam5/test.en-de/1best_recog/text {options}".split()) == 0

@@ -88,6 +88,22 @@ def test_a_dry_run_tells_what_is_there(recipe, capsys):
     assert "ref has changed since this was scored; run stage 8 again" in capsys.readouterr().out
 
 
+def test_a_dry_run_tells_the_aim_and_does_not_flood(recipe, capsys):
+    path = recipe / "conf/paper/t.yaml"
+    rows = "rows:\n  - {name: theirs, published: 7.1, method: null}\n"
+    path.write_text(
+        path.read_text().replace("rows:\n", rows).replace("[test.fr-en]", "[a.fr-en, b.fr-en, c.fr-en, d.fr-en]")
+    )
+    (recipe / "conf/m/1_x.yaml").write_text(
+        "trainable: []\nencoder: null\ndecoder_conf: {model: exp/foundation/none}\n"
+    )
+    llmst_table.main(["--table", "t", "--dry_run"])
+    text = capsys.readouterr().out
+    assert "theirs: published 7.1\n" in text and "row_b: row B: published 50" in text
+    assert "exp/m/1_x: nothing to train" in text
+    assert "exp/m/1_x/decode_beam5/4 sets, a.fr-en to d.fr-en: to decode" in text and "b.fr-en" not in text
+
+
 def test_the_table_tests_neighbours_and_names_commands(recipe, capsys):
     decode(recipe / "exp/m/1_x/decode_beam5/test.fr-en", 20)
     decode(recipe / "exp/m/2_y/decode_beam5/test.fr-en", 2)

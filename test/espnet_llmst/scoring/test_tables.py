@@ -65,6 +65,13 @@ def load(conf):
     return write_and_load
 
 
+def test_numbers_of_another_corpus_are_not_subtracted(load):
+    experiments = {"m/1_x": [entry("test.a-b", 20.0)]}
+    lines = render_table(load(TABLE), experiments), render_table(load("other_corpus: true" + TABLE), experiments)
+    assert ["+10.0" in "".join(one) for one in lines] == [True, False]
+    assert all("| small | 10.0 | 20.0" in "".join(one) for one in lines)
+
+
 def cell_of(table, row, experiments):
     return place_cell(table, row, row["places"][0], experiments)
 

@@ -121,13 +121,37 @@ def test_batches_by_tokens(train, tmp_path):
     [
         ({"init_param": ["asr.pth:encoder:encoder"]}, "parts cannot be renamed"),
         ({"exclude_weight_decay": True}, "exclude_weight_decay: not supported"),
-        ({"trainable": ["decoder"]}, "trainable: the connector is neither trained nor loaded; add postencoder"),
+        ({"trainable": ["decoder"]}, "trainable: postencoder.layers.0.bias and 5 more are random, neither trained nor"),
+        ({"trainable": ["postencoder.layers.0", "postencoder.layers.4"]}, "postencoder.layers.2.bias and 1 more are"),
+        ({"trainable": [], "best_model_criterion": []}, "trainable: postencoder.layers.0.bias and 5 more are random"),
+        ({"optim": "muon"}, "optim: 'muon' is none of adam, "),
+        ({"scheduler": "cosine"}, "scheduler: 'cosine' is none of "),
+        ({"keep_nbest_models": 0}, "keep_nbest_models: 0 would leave no model"),
+        ({"model_conf": {"autocast": "bf16"}}, "model_conf.autocast: 'bf16' must be float32, bfloat16 or auto"),
         ({"valid_batch_type": "tokens"}, "tokens must stand in both or in neither"),
     ],
 )
 def test_settings_that_would_do_something_else_are_refused(train, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         train(tmp_path, 1, **change)
+
+
+def test_a_schedule_that_ends_before_the_phase_is_named(train, tmp_path, caplog):
+    train(tmp_path / "exp", 3, scheduler_conf={"total_steps": 2})
+    assert "scheduler_conf.total_steps: 2: the rate is 0 from there on to update" in caplog.text
+
+
+def test_a_phase_without_training_keeps_what_it_starts_from(train, tmp_path):
+    train(tmp_path / "one", 1)
+    train(tmp_path / "two", 1, trainable=[], init_param=[str(tmp_path / "one/1epoch.pth")])
+    first = torch.load(tmp_path / "one/1epoch.pth", weights_only=True)
+    second = torch.load(tmp_path / "two/valid.loss.best.pth", weights_only=True)
+    assert first.keys() == second.keys() and all(torch.equal(second[name], first[name]) for name in first)
+    without = {name: tensor for name, tensor in first.items() if not name.startswith("postencoder.layers.2")}
+    torch.save(without, tmp_path / "less.pth")
+    for trainable in ([], ["decoder.lora"]):
+        with pytest.raises(InputError, match="postencoder.layers.2.bias and 1 more are random"):
+            train(tmp_path / "three", 1, trainable=trainable, init_param=[str(tmp_path / "less.pth")])
 
 
 def test_a_later_phase_starts_from_an_earlier_one(train, tmp_path):

@@ -18,6 +18,11 @@ _po_is_option() { # word after the dashes
     [[ ${name} =~ ^[A-Za-z][A-Za-z0-9_]*$ && -n ${!name+set} ]]
 }
 
+_po_kind() { # option: which values it takes, if they are two
+    local name=${1//-/_}
+    if [[ ${!name} =~ ^(true|false)$ ]]; then echo " (true or false)"; fi
+}
+
 _po_set() { # option value
     local name=${1//-/_} value=$2
     if [[ ${!name} =~ ^(true|false)$ && ! ${value} =~ ^(true|false)$ ]]; then
@@ -49,10 +54,10 @@ while [ $# -gt 0 ]; do
                 shift
                 continue
             fi
-            [ $# -gt 1 ] || _po_fail "$1 needs a value"
+            [ $# -gt 1 ] || _po_fail "$1 needs a value$(_po_kind "${_po_option}")"
             # A forgotten value would swallow the next option without a word.
             if [[ $2 == --* ]] && _po_is_option "${2#--}"; then
-                _po_fail "$1 needs a value, but $2 follows (write $1=$2 if that is the value)"
+                _po_fail "$1 needs a value$(_po_kind "${_po_option}"), but $2 follows (write $1=$2 if that is the value)"
             fi
             _po_set "${_po_option}" "$2"
             shift 2
