@@ -17,7 +17,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from espnet_llmst.asr import Transcriber
+from espnet_llmst.asr import Recogniser
 from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.datadir.audio import AudioError
 from espnet_llmst.datadir.format_features import read_matrix, samples_of
@@ -308,7 +308,7 @@ def decode_dir(
     job: int = 1,
     num_jobs: int = 1,
     shuffle_audio: int | None = None,
-    transcriber: Transcriber | None = None,
+    transcriber: Recogniser | None = None,
     finished: Collection[str] = (),
 ) -> Iterator[tuple[str, list[Hypothesis], str | None]]:
     """Decode this job's share of a formatted data directory.
@@ -382,7 +382,7 @@ def sizes_of_share(data_dir: Path, job: int, num_jobs: int, audio_of: dict[str, 
 
 
 def shown_transcripts(
-    template: Template, task: str, data_dir: Path, src: str, transcriber: Transcriber | None
+    template: Template, task: str, data_dir: Path, src: str, transcriber: Recogniser | None
 ) -> dict[str, str]:
     """The set's transcripts when the task's prompt shows them and no transcriber is to write them."""
     shows = "{transcript}" in template.tasks.get(task, {}).get("prompt", "")

@@ -123,7 +123,7 @@ def list_keys(args: Namespace) -> None:
 def decode(args: Namespace) -> None:
     """Decode this job's share of each set into ``<output_dir>/job.<n>``."""
     # Late: --help and --merge need no model.
-    from espnet_llmst.asr import Transcriber
+    from espnet_llmst.asr import load_transcriber
     from espnet_llmst.inference import Speech2Text
 
     for name in ("train_config", "model_file"):
@@ -135,7 +135,7 @@ def decode(args: Namespace) -> None:
     search = {name: getattr(args, name) for name in SEARCH}
     inputs, machine = model_inputs(args), (device, args.rows, args.kv_memory, args.cuda_graphs)
     speech2text = Speech2Text(args.train_config, args.model_file, *machine, **search)
-    transcriber = Transcriber(args.asr_model, device) if args.asr_model else None
+    transcriber = load_transcriber(args.asr_model, device) if args.asr_model else None
     for work in works:
         decode_set(args, work, settings_of(args, work, inputs), speech2text, transcriber)
 

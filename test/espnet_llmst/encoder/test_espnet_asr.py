@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from espnet_llmst.asr import load_transcriber
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder.espnet_asr import CLASSES, ESPnetASREncoder, get_class
 from espnet_llmst.lora import set_train_mode
@@ -309,3 +310,32 @@ def test_tiny_model_trains(tiny_models, speech):
     loss, _, _ = model(speech[0][:2].clone(), speech[1][:2], text, torch.tensor([3, 2]))
     loss.backward()
     assert loss.isfinite() and model.encoder.embed.conv[0].weight.grad.any()
+
+
+@pytest.mark.parametrize("tokens", [TOKENS, ["<blank>", "<unk>", "▁a", "b", "<space>", "<sos/eos>"]])
+def test_a_cascade_hears_the_best_path_of_the_ctc_output(write_experiment, speech, tmp_path, tokens):
+    model, directory = write_experiment()
+    shutil.copytree(directory, tmp_path / "asr")
+    config = yaml.safe_load((directory / "config.yaml").read_text()) | {"token_list": tokens}
+    (tmp_path / "asr/config.yaml").write_text(yaml.safe_dump(config))
+    waves = [wave[:length] for wave, length in zip(speech[0][:4], speech[1][:4], strict=True)]
+    spoken = {token: token.replace("<space>", " ").replace("▁", " ") for token in tokens[2:5]}
+    expected = []
+    for wave in waves:
+        with torch.no_grad():
+            states, _ = model.encode(wave[None].clone(), torch.tensor([len(wave)]))
+        path = model.ctc.argmax(states)[0].unique_consecutive().tolist()
+        expected.append(" ".join("".join(spoken.get(tokens[token], "") for token in path).split()))
+    assert load_transcriber(str(tmp_path / "asr"))([wave.numpy() for wave in waves], "xx") == expected
+    assert any(expected)
+
+
+def test_a_cascade_needs_a_ctc_output_and_waveforms(write_experiment, features_experiment, tmp_path):
+    _, directory = write_experiment()
+    shutil.copytree(directory, tmp_path / "asr")
+    weights = torch.load(tmp_path / "asr/valid.acc.ave.pth", weights_only=True)
+    torch.save({k: v for k, v in weights.items() if not k.startswith("ctc")}, tmp_path / "asr/valid.acc.ave.pth")
+    with pytest.raises(InputError, match=r"valid.acc.ave.pth has no CTC output \(ctc_weight: 0\?\)"):
+        load_transcriber(str(tmp_path / "asr"))
+    with pytest.raises(InputError, match="reads features, but a cascade reads waveforms"):
+        load_transcriber(features_experiment()[1])
