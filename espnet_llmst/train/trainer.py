@@ -26,7 +26,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool
 
 from espnet_llmst.cli import InputError
-from espnet_llmst.espnet_model import refuse_random
+from espnet_llmst.espnet_model import ESPnetLLMSTModel, refuse_random
 from espnet_llmst.train import ranks
 from espnet_llmst.train.batches import count_batches, leave_on, remaining_batches, together
 from espnet_llmst.train.checkpoint import NEWEST, PREVIOUS
@@ -139,7 +139,8 @@ class LLMSTTrainer(Trainer):
         """
         if plot_attention_iter_factory is not None:
             raise InputError("num_att_plot: attention of foundation models cannot be plotted; set it to 0")
-        refuse_random(model)
+        if isinstance(model, ESPnetLLMSTModel):  # ESPnet's own ASR models are trained by this, too
+            refuse_random(model)
         scaler = torch.amp.GradScaler("cuda") if trainer_options.use_amp else None
         training = Training(model, optimizers, schedulers, scaler, trainer_options, distributed_option)
         if training.sharded:
