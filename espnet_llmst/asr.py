@@ -1,6 +1,6 @@
 """Transcripts by a speech recogniser of the foundation models: the first half of a cascade.
 
-Shapes: B batch, S samples, T frames, D width, V vocabulary, C characters.
+Shapes: S samples, C characters.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
 
-from espnet_llmst.cli import InputError, read_yaml
-from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder, find_experiment, read_weights
+from espnet_llmst.cli import InputError
+from espnet_llmst.espnet_search import ESPnetTranscriber
 from espnet_llmst.foundation import require_model
 from espnet_llmst.languages import whisper_code
 
@@ -23,42 +23,6 @@ Recogniser = Callable[[Sequence[np.ndarray], str], list[str]]  # waveforms (S,) 
 def load_transcriber(model: str, device: str = "cpu") -> Recogniser:
     """The recogniser of a hub id or a directory: of ESPnet, if that has a ``config.yaml``, else of transformers."""
     return (ESPnetTranscriber if Path(model, "config.yaml").is_file() else Transcriber)(model, device)
-
-
-class ESPnetTranscriber:
-    """An ASR model that ESPnet trained, through its CTC output: the best path, without search or language model.
-
-    Args:
-        model: directory of the experiment, as of `ESPnetASREncoder`.
-        device: "cpu" or "cuda".
-
-    Raises:
-        InputError: it has no CTC output, or reads features.
-    """
-
-    def __init__(self, model: str, device: str = "cpu") -> None:
-        config_file, weights_file = find_experiment(model, None, None)
-        config, weights = read_yaml(config_file), read_weights(weights_file)
-        if "ctc.ctc_lo.weight" not in weights:
-            raise InputError(f"asr_model={model}: {weights_file.name} has no CTC output (ctc_weight: 0?); give another")
-        self.encoder, self.device = ESPnetASREncoder(model).to(device).eval(), device
-        if self.encoder.reads_features:
-            raise InputError(f"asr_model={model}: reads features, but a cascade reads waveforms; give another")
-        self.weight_VD, self.bias_V = (weights[f"ctc.ctc_lo.{name}"].to(device) for name in ("weight", "bias"))
-        # Pieces of SentencePiece begin words by ▁, characters are parted by <space>, words by nothing.
-        unspoken = ("<blank>", "<unk>", "<sos/eos>")
-        joint = " " if config.get("token_type") == "word" else ""
-        self.tokens = [joint if t in unspoken else t.replace("<space>", " ") + joint for t in config["token_list"]]
-
-    @torch.inference_mode()
-    def __call__(self, waves: Sequence[np.ndarray], language: str) -> list[str]:
-        """Transcripts of 16 kHz waveforms (S,), one at a time; the model's language is what it was trained on."""
-        return [self._read(torch.from_numpy(wave).float().to(self.device)) for wave in waves]
-
-    def _read(self, wave_S: torch.Tensor) -> str:
-        states_1TD, *_ = self.encoder(wave_S[None], torch.tensor([len(wave_S)], device=self.device))
-        best_T = (states_1TD[0] @ self.weight_VD.T + self.bias_V).argmax(-1).unique_consecutive()
-        return " ".join("".join(self.tokens[token] for token in best_T.tolist()).replace("▁", " ").split())
 
 
 class Transcriber:

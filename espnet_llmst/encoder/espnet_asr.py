@@ -35,6 +35,7 @@ CLASSES = {
         "conformer": "espnet2.asr.encoder.conformer_encoder:ConformerEncoder",
         "transformer": "espnet2.asr.encoder.transformer_encoder:TransformerEncoder",
     },
+    "decoder": {"transformer": "espnet2.asr.decoder.transformer_decoder:TransformerDecoder"},  # of a cascade
 }
 DEFAULTS = {"frontend": "default", "normalize": "utterance_mvn", "preencoder": None, "encoder": "rnn"}  # ESPnet's
 SAMPLE_RATE = 16000

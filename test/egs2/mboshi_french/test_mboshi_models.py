@@ -157,3 +157,18 @@ def test_noise():
     assert noisy(text, 0.0, random.Random(0)) == text
     changed = noisy(text, 0.1, random.Random(0))
     assert changed == noisy(text, 0.1, random.Random(0)) != text and 0.9 < len(changed) / len(text) < 1.0
+
+
+def test_sentences_like_a_recognisers(make):
+    import random
+
+    heard, text, letters = load("training").heard, "Wó twεrε, ya poo yá bísí. " * 40, "xyz"
+    plain = load("training").spoken(text)
+    assert heard(text, {}, letters, random.Random(0)) == text
+    assert heard(text, {"plain": 1.0}, letters, random.Random(0)) == plain
+    rng = random.Random(0)
+    assert 60 < sum(heard(text, {"plain": 0.8}, letters, rng) == plain for _ in range(100)) < 95
+    swapped = heard(text, {"plain": 1.0, "swaps": 0.1}, letters, random.Random(0))
+    changes = [new for old, new in zip(plain, swapped, strict=True) if old != new]
+    assert set(changes) == set(letters) and 0.05 < len(changes) / len(plain) < 0.15
+    make("marian_mdw_fr", size={"width": 16, "layers": 1, "heads": 2, "ffn": 32}, vocab_size=60, plain=0.8, swaps=0.05)

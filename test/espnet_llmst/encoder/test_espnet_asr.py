@@ -1,7 +1,9 @@
 """The encoder of an ESPnet ASR experiment: equal to ESPnet's own model, and independent of the batch."""
 
+import itertools
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from espnet_llmst.asr import load_transcriber
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder.espnet_asr import CLASSES, ESPnetASREncoder, get_class
+from espnet_llmst.espnet_search import ESPnetTranscriber
 from espnet_llmst.lora import set_train_mode
 from espnet_llmst.train.fsdp import keep_all_layers
 
@@ -312,30 +315,80 @@ def test_tiny_model_trains(tiny_models, speech):
     assert loss.isfinite() and model.encoder.embed.conv[0].weight.grad.any()
 
 
+def copy_experiment(directory, to, tokens=TOKENS, without="none"):
+    """The experiment with other tokens, or without the weights of a part."""
+    shutil.copytree(directory, to)
+    config = yaml.safe_load((to / "config.yaml").read_text()) | {"token_list": tokens}
+    (to / "config.yaml").write_text(yaml.safe_dump(config))
+    weights = torch.load(to / "valid.acc.ave.pth", weights_only=True)
+    torch.save({k: v for k, v in weights.items() if not k.startswith(without)}, to / "valid.acc.ave.pth")
+    return str(to)
+
+
+def as_text(tokens, ids):
+    said = {token: token.replace("<space>", " ").replace("▁", " ") for token in tokens[2:-1]}
+    return " ".join("".join(said.get(tokens[i], "") for i in ids).split())
+
+
 @pytest.mark.parametrize("tokens", [TOKENS, ["<blank>", "<unk>", "▁a", "b", "<space>", "<sos/eos>"]])
-def test_a_cascade_hears_the_best_path_of_the_ctc_output(write_experiment, speech, tmp_path, tokens):
+def test_without_decoder_a_cascade_hears_the_best_path_of_the_ctc_output(write_experiment, speech, tmp_path, tokens):
     model, directory = write_experiment()
-    shutil.copytree(directory, tmp_path / "asr")
-    config = yaml.safe_load((directory / "config.yaml").read_text()) | {"token_list": tokens}
-    (tmp_path / "asr/config.yaml").write_text(yaml.safe_dump(config))
+    transcribe = load_transcriber(copy_experiment(directory, tmp_path / "asr", tokens, without="decoder"))
     waves = [wave[:length] for wave, length in zip(speech[0][:4], speech[1][:4], strict=True)]
-    spoken = {token: token.replace("<space>", " ").replace("▁", " ") for token in tokens[2:5]}
     expected = []
     for wave in waves:
         with torch.no_grad():
             states, _ = model.encode(wave[None].clone(), torch.tensor([len(wave)]))
-        path = model.ctc.argmax(states)[0].unique_consecutive().tolist()
-        expected.append(" ".join("".join(spoken.get(tokens[token], "") for token in path).split()))
-    assert load_transcriber(str(tmp_path / "asr"))([wave.numpy() for wave in waves], "xx") == expected
+        expected.append(as_text(tokens, model.ctc.argmax(states)[0].unique_consecutive().tolist()))
+    assert transcribe([wave.numpy() for wave in waves], "xx") == expected
     assert any(expected)
 
 
-def test_a_cascade_needs_a_ctc_output_and_waveforms(write_experiment, features_experiment, tmp_path):
+def log_probabilities(model, states, ids):
+    """Of a token sequence, by attention decoder and CTC output, each from ESPnet's model as a whole."""
+    ids, frames = torch.tensor([ids], dtype=torch.long), torch.tensor([states.size(1)])
+    into = torch.nn.functional.pad(ids, (1, 0), value=model.sos)
+    logits, _ = model.decoder(states, frames, into, torch.tensor([into.size(1)]))
+    out = torch.nn.functional.pad(ids, (0, 1), value=model.eos)
+    attention = logits.log_softmax(-1).gather(2, out[..., None]).sum().item()
+    log_probs = model.ctc.log_softmax(states).transpose(0, 1)
+    ctc = -torch.nn.functional.ctc_loss(log_probs, ids, frames, torch.tensor([ids.size(1)]), reduction="sum").item()
+    return attention, ctc
+
+
+@pytest.mark.parametrize(("ctc_weight", "without"), [(0.3, "none"), (0.0, "ctc")])
+def test_a_cascade_searches_by_decoder_and_ctc_output_together(write_experiment, speech, tmp_path, ctc_weight, without):
+    tokens = ["<blank>", "<unk>", *"abcdefgh", "<sos/eos>"]
+    model, directory = write_experiment(token_list=tokens)
+    with torch.no_grad():  # surer of itself and of short texts, so that the beam does not lose the best
+        for output in (model.decoder.output_layer, model.ctc.ctc_lo):
+            output.weight.mul_(3)
+        model.decoder.output_layer.bias[-1] += 4
+    torch.save(model.state_dict(), directory / "valid.acc.ave.pth")
+    transcribe = ESPnetTranscriber(copy_experiment(directory, tmp_path / "asr", tokens, without=without))
+    letters = range(1 if ctc_weight else 0, len(tokens) - 1)  # CTC writes no blanks
+    short = [ids for size in range(3) for ids in itertools.product(letters, repeat=size)]
+    for wave, length in zip(speech[0][:2], (3000, 5000), strict=True):
+        with torch.no_grad():
+            states, _ = model.encode(wave[None, :length].clone(), torch.tensor([length]))
+            found = transcribe.search(states[0])[0]
+            best = tuple(found.yseq[1:-1].tolist())
+            scores = {}
+            for ids in {*short, best}:
+                attention, ctc = log_probabilities(model, states, ids)
+                scores[ids] = (1 - ctc_weight) * attention + (ctc_weight * ctc if ctc_weight else 0)
+        assert float(found.score) == pytest.approx(scores[best], abs=1e-3)
+        assert best == max(scores, key=scores.get) != ()
+        assert transcribe([wave[:length].numpy()], "xx") == [as_text(tokens, best)]
+
+
+def test_a_cascade_needs_an_output_that_it_can_read_and_waveforms(write_experiment, features_experiment, tmp_path):
     _, directory = write_experiment()
-    shutil.copytree(directory, tmp_path / "asr")
-    weights = torch.load(tmp_path / "asr/valid.acc.ave.pth", weights_only=True)
-    torch.save({k: v for k, v in weights.items() if not k.startswith("ctc")}, tmp_path / "asr/valid.acc.ave.pth")
-    with pytest.raises(InputError, match=r"valid.acc.ave.pth has no CTC output \(ctc_weight: 0\?\)"):
-        load_transcriber(str(tmp_path / "asr"))
+    with pytest.raises(InputError, match=r"valid.acc.ave.pth has neither decoder nor CTC output; give another"):
+        load_transcriber(copy_experiment(directory, tmp_path / "encoder", without=("ctc", "decoder")))
+    transducer = Path(copy_experiment(directory, tmp_path / "transducer"), "config.yaml")
+    transducer.write_text(transducer.read_text().replace("decoder: transformer", "decoder: transducer"))
+    with pytest.raises(InputError, match="decoder 'transducer' is not supported: transformer"):
+        load_transcriber(str(transducer.parent))
     with pytest.raises(InputError, match="reads features, but a cascade reads waveforms"):
         load_transcriber(features_experiment()[1])

@@ -2,7 +2,8 @@
 
 Its sentences come from the recipe's grammar, those of the held-out sets excluded, and from the training sets that
 ``corpus:`` of its YAML names. It reads the prompts of a method's template, with the sentence where the speech will
-stand. ``target:`` is the only language it writes, but for transcripts; ``noise:`` is in the sentences it reads.
+stand. ``target:`` is the only language it writes, but for transcripts; ``plain:``, ``noise:`` and ``swaps:`` change
+what it reads, as in train_translator.py.
 """
 
 import random
@@ -16,7 +17,7 @@ from tiny_models import llama_tokenizer, new_llama
 from tiny_translators import new_qwen2, qwen2_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import corpus_sentences, held_out, noisy, result, run_training, train
+from training import corpus_sentences, heard, held_out, result, run_training, spoken, train
 
 from espnet_llmst.cli import run
 from espnet_llmst.datadir.kaldi import read_table, text_files
@@ -66,6 +67,8 @@ def encode(tokenizer, template: Template, task: str, src: str, tgt: str, sentenc
 def make_batches(sentences, tokenizer, template, conf: dict, rng: random.Random) -> Iterator[dict]:
     """Random tasks and directions of random sentences for ever; the loss falls on the answer."""
     tasks, shares = list(conf["tasks"]), list(conf["tasks"].values())
+    read = [text for sentence in sentences for lang, text in sentence.items() if lang != conf.get("target")]
+    letters = "".join(map(spoken, read))
     while True:
         rows, keeps, answers = [], [], []
         for sentence in rng.choices(sentences, k=conf["batch_size"]):
@@ -75,8 +78,8 @@ def make_batches(sentences, tokenizer, template, conf: dict, rng: random.Random)
                 src, tgt = tgt, src
             if task == "asr":
                 tgt = src
-            heard = noisy(sentence[src], conf.get("noise", 0.0), rng)
-            prompt = encode(tokenizer, template, task, src, tgt, heard)
+            source = heard(sentence[src], conf, letters, rng)
+            prompt = encode(tokenizer, template, task, src, tgt, source)
             answer = encode_target(tokenizer, sentence[tgt])
             rows.append(torch.tensor(prompt + answer))
             keeps.append(torch.tensor([False] * (len(prompt) - 1) + [True] * len(answer) + [False]))

@@ -2,8 +2,10 @@
 
 From scratch, or (``model:`` of its YAML) a Marian whose decoder is made anew to repeat the source behind the
 frozen encoder of another: the English decoder of Aligned's connector pre-training. Its sentences come from the
-recipe's grammar, those of the held-out sets excluded, or from the training sets that ``corpus:`` of its YAML names,
-with ``noise:`` in those it reads. ``sampling:`` is the alpha of subword regularisation (Kudo 2018) of a Marian.
+recipe's grammar, those of the held-out sets excluded, or from the training sets that ``corpus:`` of its YAML names.
+What it reads can be made like a recogniser's transcripts: ``plain:`` is the share of sentences in lower case without
+punctuation, ``noise:`` and ``swaps:`` the shares of letters lost or doubled, and replaced by others. ``sampling:`` is
+the alpha of subword regularisation (Kudo 2018) of a Marian.
 """
 
 import random
@@ -17,7 +19,7 @@ from grammar import lm_sentences
 from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import corpus_sentences, held_out, noisy, result, run_training, train
+from training import corpus_sentences, heard, held_out, result, run_training, spoken, train
 from transformers import MarianMTModel, MarianTokenizer
 
 from espnet_llmst.cli import run
@@ -65,10 +67,10 @@ def sampling_tokenizer(directory: Path, alpha: float, seed: int) -> MarianTokeni
 
 def make_batches(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[dict]:
     """Random pairs for ever, padded; labels are -100 beyond their end."""
-    prefix, noise = conf.get("prefix", ""), conf.get("noise", 0.0)
+    prefix, letters = conf.get("prefix", ""), "".join(spoken(source) for source, _ in pairs)
     while True:
         picked = rng.choices(pairs, k=conf["batch_size"])
-        sources = tokenizer([prefix + noisy(source, noise, rng) for source, _ in picked])["input_ids"]
+        sources = tokenizer([prefix + heard(source, conf, letters, rng) for source, _ in picked])["input_ids"]
         targets = tokenizer(text_target=[target for _, target in picked])["input_ids"]
         ids = pad_sequence([torch.tensor(s) for s in sources], True, tokenizer.pad_token_id)
         labels = pad_sequence([torch.tensor(t) for t in targets], True, -100)
@@ -98,7 +100,10 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     else:
         sentences = lm_sentences(conf["sentences"], conf["seed"], held_out(args.dump_dir, args.splits[1:]))
     pairs = [(sentence[src], sentence[tgt]) for sentence in sentences]
-    tokenizer, model = make_model(conf, *map(list, zip(*pairs[:8000], strict=True)), directory)
+    sources, targets = map(list, zip(*pairs[:8000], strict=True))
+    if conf.get("plain"):  # pieces of what it will read, too
+        sources += [spoken(source) for source in sources]
+    tokenizer, model = make_model(conf, sources, targets, directory)
 
     def loss_of(batch: dict) -> torch.Tensor:
         shifted = model.prepare_decoder_input_ids_from_labels(batch["labels"])

@@ -83,6 +83,16 @@ def noisy(text: str, rate: float, rng: random.Random) -> str:
     return "".join(letter * count for letter, count in zip(text, times, strict=True))
 
 
+def heard(text: str, conf: dict, letters: str, rng: random.Random) -> str:
+    """The text as a recogniser might write it: ``plain``, ``noise`` and ``swaps`` of the YAML; ``letters`` replace."""
+    if conf.get("plain") and rng.random() < conf["plain"]:
+        text = spoken(text)
+    text = noisy(text, conf.get("noise", 0.0), rng)
+    if conf.get("swaps"):
+        text = "".join(rng.choice(letters) if rng.random() < conf["swaps"] else letter for letter in text)
+    return text
+
+
 def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for embeddings, convolutions, norms and biases.
 
