@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
 
+from espnet_llmst.asr_espnet import ESPnetTranscriber
 from espnet_llmst.cli import InputError
-from espnet_llmst.espnet_search import ESPnetTranscriber
 from espnet_llmst.foundation import require_model
 from espnet_llmst.languages import whisper_code
 

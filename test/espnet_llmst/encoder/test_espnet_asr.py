@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from espnet_llmst.asr import load_transcriber
+from espnet_llmst.asr_espnet import ESPnetTranscriber
 from espnet_llmst.cli import InputError
 from espnet_llmst.encoder.espnet_asr import CLASSES, ESPnetASREncoder, get_class
-from espnet_llmst.espnet_search import ESPnetTranscriber
 from espnet_llmst.lora import set_train_mode
 from espnet_llmst.train.fsdp import keep_all_layers
 
