@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from typeguard import TypeCheckError
 
 from espnet_llmst.cli import InputError, read_yaml
 from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder, find_experiment, get_class, load_parts, read_weights
@@ -62,13 +63,20 @@ class ESPnetTranscriber:
 
 
 def output_parts(config: dict, config_file: Path, weights: dict, width: int) -> torch.nn.ModuleDict:
-    """Attention decoder and CTC output of the experiment, those that it has, by their names in ESPnet."""
+    """Attention decoder and CTC output of the experiment, those that it has, by their names in ESPnet.
+
+    Raises:
+        InputError: the decoder is not supported, or its settings do not fit it.
+    """
     from espnet2.asr.ctc import CTC  # with espnet's package it takes seconds
 
     parts, size = torch.nn.ModuleDict(), len(config["token_list"])
     if any(name.startswith(("decoder.", "joint_network.")) for name in weights):
-        decoder = get_class(config, config_file, "decoder", "rnn")
-        parts["decoder"] = decoder(size, width, **config.get("decoder_conf") or {})
+        decoder, conf = get_class(config, config_file, "decoder", "rnn"), config.get("decoder_conf") or {}
+        try:
+            parts["decoder"] = decoder(size, width, **conf)
+        except (TypeError, TypeCheckError) as error:
+            raise InputError(f"{config_file}: decoder cannot be built from decoder_conf: {error!r}") from error
     if "ctc.ctc_lo.weight" in weights:
         parts["ctc"] = CTC(size, width)
     return parts

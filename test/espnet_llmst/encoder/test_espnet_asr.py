@@ -390,5 +390,10 @@ def test_a_cascade_needs_an_output_that_it_can_read_and_waveforms(write_experime
     transducer.write_text(transducer.read_text().replace("decoder: transformer", "decoder: transducer"))
     with pytest.raises(InputError, match="decoder 'transducer' is not supported: transformer"):
         load_transcriber(str(transducer.parent))
+    unknown = Path(copy_experiment(directory, tmp_path / "unknown"), "config.yaml")
+    settings = yaml.safe_load(unknown.read_text())
+    unknown.write_text(yaml.safe_dump(settings | {"decoder_conf": {"squares": 2}}))
+    with pytest.raises(InputError, match="decoder cannot be built from decoder_conf: .*squares"):
+        load_transcriber(str(unknown.parent))
     with pytest.raises(InputError, match="reads features, but a cascade reads waveforms"):
         load_transcriber(features_experiment()[1])
