@@ -9,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from typeguard import TypeCheckError
 
 from espnet_llmst.cli import InputError, read_yaml
-from espnet_llmst.encoder.espnet_asr import ESPnetASREncoder, find_experiment, get_class, load_parts, read_weights
+from espnet_llmst.encoder.espnet_asr import (
+    ESPnetASREncoder,
+    built_from,
+    find_experiment,
+    get_class,
+    load_parts,
+    read_weights,
+)
 
 
 class ESPnetTranscriber:
@@ -73,10 +79,8 @@ def output_parts(config: dict, config_file: Path, weights: dict, width: int) -> 
     parts, size = torch.nn.ModuleDict(), len(config["token_list"])
     if any(name.startswith(("decoder.", "joint_network.")) for name in weights):
         decoder, conf = get_class(config, config_file, "decoder", "rnn"), config.get("decoder_conf") or {}
-        try:
+        with built_from(config_file, "decoder"):
             parts["decoder"] = decoder(size, width, **conf)
-        except (TypeError, TypeCheckError) as error:
-            raise InputError(f"{config_file}: decoder cannot be built from decoder_conf: {error!r}") from error
     if "ctc.ctc_lo.weight" in weights:
         parts["ctc"] = CTC(size, width)
     return parts

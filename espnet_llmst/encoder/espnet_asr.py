@@ -213,14 +213,20 @@ def build_parts(config: dict, config_file: Path, weights: dict[str, torch.Tensor
             before = parts["preencoder"] or parts["frontend"]
             conf["input_size"] = before.output_size() if before else size
             conf.pop("gradient_checkpoint_layers", None)  # recomputation would miss `padding_masked`
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                if "stats_file" in conf:
-                    conf["stats_file"] = write_statistics(weights, scratch)
-                parts[part] = None if chosen is None else chosen(**conf)
-        except (KeyError, TypeError, TypeCheckError) as error:
-            raise InputError(f"{config_file}: {part} cannot be built from {part}_conf: {error!r}") from error
+        with built_from(config_file, part), tempfile.TemporaryDirectory() as scratch:
+            if "stats_file" in conf:
+                conf["stats_file"] = write_statistics(weights, scratch)
+            parts[part] = None if chosen is None else chosen(**conf)
     return parts
+
+
+@contextlib.contextmanager
+def built_from(config_file: Path, part: str) -> Iterator[None]:
+    """While open, settings that do not fit the part are an InputError naming them."""
+    try:
+        yield
+    except (KeyError, TypeError, TypeCheckError) as error:
+        raise InputError(f"{config_file}: {part} cannot be built from {part}_conf: {error!r}") from error
 
 
 def write_statistics(weights: dict[str, torch.Tensor], directory: str) -> str:

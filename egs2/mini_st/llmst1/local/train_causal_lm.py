@@ -17,7 +17,7 @@ from tiny_models import llama_tokenizer, new_llama
 from tiny_translators import new_qwen2, qwen2_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import corpus_sentences, heard, held_out, result, run_training, spoken, train
+from training import corpus_sentences, heard, held_out, result, run_training, swap_letters, train
 
 from espnet_llmst.cli import run
 from espnet_llmst.datadir.kaldi import read_table, text_files
@@ -68,7 +68,7 @@ def make_batches(sentences, tokenizer, template, conf: dict, rng: random.Random)
     """Random tasks and directions of random sentences for ever; the loss falls on the answer."""
     tasks, shares = list(conf["tasks"]), list(conf["tasks"].values())
     read = [text for sentence in sentences for lang, text in sentence.items() if lang != conf.get("target")]
-    letters = "".join(map(spoken, read))
+    letters = swap_letters(read, conf)
     while True:
         rows, keeps, answers = [], [], []
         for sentence in rng.choices(sentences, k=conf["batch_size"]):

@@ -19,7 +19,7 @@ from grammar import lm_sentences
 from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import corpus_sentences, heard, held_out, result, run_training, spoken, train
+from training import corpus_sentences, heard, held_out, result, run_training, spoken, swap_letters, train
 from transformers import MarianMTModel, MarianTokenizer
 
 from espnet_llmst.cli import run
@@ -67,7 +67,7 @@ def sampling_tokenizer(directory: Path, alpha: float, seed: int) -> MarianTokeni
 
 def make_batches(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[dict]:
     """Random pairs for ever, padded; labels are -100 beyond their end."""
-    prefix, letters = conf.get("prefix", ""), "".join(spoken(source) for source, _ in pairs)
+    prefix, letters = conf.get("prefix", ""), swap_letters((source for source, _ in pairs), conf)
     while True:
         picked = rng.choices(pairs, k=conf["batch_size"])
         sources = tokenizer([prefix + heard(source, conf, letters, rng) for source, _ in picked])["input_ids"]

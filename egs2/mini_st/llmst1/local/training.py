@@ -9,7 +9,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -81,6 +81,11 @@ def noisy(text: str, rate: float, rng: random.Random) -> str:
         return text
     times = rng.choices((1, 0, 2), (1 - rate, 0.7 * rate, 0.3 * rate), k=len(text))
     return "".join(letter * count for letter, count in zip(text, times, strict=True))
+
+
+def swap_letters(texts: Iterable[str], conf: dict) -> str:
+    """The letters that ``swaps`` of the YAML draws from, as often as the texts have them; none without it."""
+    return "".join(map(spoken, texts)) if conf.get("swaps") else ""
 
 
 def heard(text: str, conf: dict, letters: str, rng: random.Random) -> str:
