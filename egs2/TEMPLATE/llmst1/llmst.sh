@@ -24,6 +24,7 @@ nj=4                    # parallel jobs of data preparation
 inference_nj=1          # parallel jobs of decoding
 gpu_inference=false     # decode on GPUs, one per job
 num_threads=1           # CPU threads of a training process
+foundation_threads=1    # CPU threads of a foundation model's training; nj divided by it are made at a time
 dumpdir=dump            # formatted audio and mixtures
 expdir=exp              # foundation models, experiments, results
 python=python3          # the interpreter of path.sh's environment
@@ -248,7 +249,8 @@ if in_range 4 "${skip_train}"; then
     fi
     if [ -n "${missing}" ]; then
         # shellcheck disable=SC2086
-        to_the_end local/foundation.sh --nj "${nj}" --dumpdir "${dumpdir}" --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
+        to_the_end local/foundation.sh --nj "${nj}" --num_threads "${foundation_threads}" --dumpdir "${dumpdir}" \
+            --splits "${train_set} ${valid_set} ${test_list[*]}" ${missing}
     fi
     exec 8>&-
     tool llmst_foundation --train_config "${configs[@]}" "${inference_config}" --out "${expdir}/foundation.json"

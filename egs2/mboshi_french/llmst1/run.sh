@@ -12,6 +12,7 @@ exec ./llmst.sh \
     --ngpu 0 \
     --nj 2 \
     --num_threads 2 \
+    --foundation_threads 2 \
     --inference_nj 2 \
     --speed_perturb_factors "0.9 1.0 1.1" \
     --shuffled_control true \

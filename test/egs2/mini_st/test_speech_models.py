@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,25 +176,52 @@ def test_missing_speech_or_model_is_named(make):
         make("hubert_fr_km100", model="exp/foundation/none")
 
 
-@pytest.mark.parametrize("order", [("units", "speech"), ("speech", "units")])
-def test_a_model_that_another_needs_is_made_first(tmp_path, order):
-    """local/foundation.sh with trainings that only write down when they ran."""
+@pytest.fixture
+def trainings(tmp_path):
+    """A folder with local/foundation.sh whose trainings only write down when they begin and end, and their threads."""
     for folder in ("local", "conf/foundation", "utils", "exp/foundation"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("local/foundation.sh", "utils/parse_options.sh"):
         (tmp_path / name).write_bytes((LOCAL.parent / name).read_bytes())
     (tmp_path / "path.sh").write_text(f"python3() {{ '{sys.executable}' \"$@\"; }}\n")
-    (tmp_path / "cmd.sh").write_text('train_cmd=quiet\nquiet() { local log=$1; shift; "$@" > "${log}"; }\n')
-    writes = "import sys\nopen('order', 'a').write(sys.argv[-1] + '\\n')\nprint('x: WER on dev: 1.00')\n"
+    (tmp_path / "cmd.sh").write_text('train_cmd=quiet\nquiet() { local log=$3; shift 3; "$@" > "${log}"; }\n')
+    training = """
+import os, sys, time
+def note(what):
+    with open("order", "a") as file:
+        file.write(f"{what} {os.path.basename(sys.argv[-1])} {os.environ['OMP_NUM_THREADS']}\\n")
+note("begin")
+time.sleep(0.5)
+note("end")
+print("x: WER on dev: 1.00")
+"""
     for kind in ("speech", "units"):
-        (tmp_path / f"local/train_{kind}.py").write_text(writes)
+        (tmp_path / f"local/train_{kind}.py").write_text(training)
     (tmp_path / "conf/foundation/speech.yaml").write_text("kind: speech\n")
+    (tmp_path / "conf/foundation/other.yaml").write_text("kind: speech\n")
     (tmp_path / "conf/foundation/units.yaml").write_text("kind: units\nmodel: exp/foundation/speech  # before\n")
-    command = ["bash", "local/foundation.sh", *(f"exp/foundation/{name}" for name in order)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    return tmp_path
+
+
+def order_of(folder: Path, *arguments: str) -> list[str]:
+    done = subprocess.run(["bash", "local/foundation.sh", *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "order").read_text().split() == ["exp/foundation/speech", "exp/foundation/units"]
     assert done.stdout.count("WER on dev") == 2
+    return (folder / "order").read_text().splitlines()
+
+
+@pytest.mark.parametrize("order", [("units", "speech"), ("speech", "units")])
+def test_a_model_that_another_needs_is_made_first(trainings, order):
+    lines = order_of(trainings, *(f"exp/foundation/{name}" for name in order))
+    assert lines == ["begin speech 1", "end speech 1", "begin units 1", "end units 1"]
+
+
+def test_models_are_made_side_by_side_on_as_many_threads_as_there_are_jobs(trainings):
+    both = ["exp/foundation/speech", "exp/foundation/other"]
+    assert [line.split()[0] for line in order_of(trainings, *both)] == ["begin", "begin", "end", "end"]
+    (trainings / "order").unlink()
+    lines = order_of(trainings, "--nj", "2", "--num_threads", "2", *both)
+    assert lines == ["begin speech 2", "end speech 2", "begin other 2", "end other 2"]
 
 
 def test_units_are_among_the_models_of_a_phase(tmp_path, capsys, wav2vec2_dirs, units_dir):

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Trains the tiny foundation models that a method names: exp/foundation/<name> by conf/foundation/<name>.yaml.
-# They train side by side, one CPU thread each, at most nj at a time; one whose YAML names another as `model:`
+# They train side by side, num_threads CPU threads each, nj threads in all; one whose YAML names another as `model:`
 # is made after that one.
-#   local/foundation.sh [--nj 2] [--dumpdir dump] [--splits "train dev test"] exp/foundation/<name>...
+#   local/foundation.sh [--nj 2] [--num_threads 1] [--dumpdir dump] [--splits "train dev test"] exp/foundation/<name>...
 set -euo pipefail
 
 nj=2
+num_threads=1
 dumpdir=dump
 splits="train dev test"
 . ./path.sh
@@ -31,6 +32,7 @@ for dir in "$@"; do
 done
 
 read -r -a split_list <<< "${splits}"
+at_once=$((nj > num_threads ? nj / num_threads : 1))
 running=()
 # Background jobs of a script do not hear Ctrl-C; a failure of one ends the others too.
 trap 'if [ ${#running[@]} -gt 0 ]; then kill "${running[@]}" 2>/dev/null || true; fi' EXIT
@@ -43,8 +45,9 @@ train() {
     for dir in "$@"; do
         kind=$(setting "${dir}" kind)
         log "training ${dir} (${kind}); the log is ${dir}.log"
-        if [ ${#running[@]} -ge "${nj}" ]; then finish; fi
-        ${train_cmd} "${dir}.log" "${PYTHON:-python3}" "local/train_${kind}.py" \
+        if [ ${#running[@]} -ge "${at_once}" ]; then finish; fi
+        OMP_NUM_THREADS=${num_threads} ${train_cmd} --num_threads "${num_threads}" "${dir}.log" \
+            "${PYTHON:-python3}" "local/train_${kind}.py" \
             --model_config "conf/foundation/$(basename "${dir}").yaml" --dump_dir "${dumpdir}/raw" \
             --splits "${split_list[@]:0:3}" --out_dir "${dir}" &
         running+=($!)
