@@ -149,6 +149,26 @@ def test_translator_reads_other_pieces_each_time(make, tmp_path):
     assert all(ids[-1] == fixed.eos_token_id and fixed.unk_token_id not in ids for ids in drawn)
 
 
+def test_batches_of_similar_lengths(make):
+    """Every example once a round, in another order each time; a batch spans little more than the tenth of chance."""
+    import random
+
+    lengths = [*range(100, 200)]
+    batches = load("training").similar_lengths(lengths, 8, random.Random(0))
+    rounds = [[next(batches) for _ in range(13)] for _ in range(2)]
+    assert all(sorted(sum(found, [])) == list(range(100)) for found in rounds) and rounds[0] != rounds[1]
+    assert rounds[0] != sorted(rounds[0], key=min)
+    widest = max(max(lengths[i] for i in batch) / min(lengths[i] for i in batch) for batch in rounds[0])
+    assert 1.1 < widest < 1.4
+    pairs = [("a" * size, "b" * size) for size in random.Random(1).sample(range(1, 65), 64)]
+    conf = {"batch_size": 16, "similar_lengths": True}
+    picked = load("train_translator").picked_pairs(pairs, conf, random.Random(0))
+    first = [next(picked) for _ in range(4)]
+    assert sorted(sum(first, [])) == sorted(pairs) and max(len({len(a) for a, _ in batch}) for batch in first) == 16
+    assert max(len(a) for a, _ in min(first, key=max)) < 25
+    make("marian_mdw_fr", size={"width": 16, "layers": 1, "heads": 2, "ffn": 32}, vocab_size=60, similar_lengths=True)
+
+
 def test_noise():
     import random
 

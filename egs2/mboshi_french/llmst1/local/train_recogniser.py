@@ -17,7 +17,7 @@ import torch
 from tiny_models import new_whisper, whisper_features, whisper_tokenizer
 from torch.nn.utils.rnn import pad_sequence
 from train_whisper import loss_function
-from training import read_sets, run_training, spoken, train, training_speech, wer_results
+from training import read_sets, run_training, similar_lengths, spoken, train, training_speech, wer_results
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from espnet_llmst.cli import InputError, run
@@ -40,20 +40,17 @@ def make_batches(mels, texts, tokenizer: WhisperTokenizer, batch_size: int, rng:
     """Batches for ever of about equally long utterances, in random order."""
     end, control = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(list(CONTROL))
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    while True:
-        order = sorted(range(len(mels)), key=lambda i: mels[i].size(1) * rng.uniform(0.9, 1.1))
-        groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        for group in rng.sample(groups, len(groups)):
-            targets = [torch.tensor(rows[i]) for i in group]
-            inputs = [torch.tensor([*control, *rows[i]]) for i in group]
-            labels = [torch.tensor([-100] * (len(control) - 1) + [*rows[i], end]) for i in group]
-            yield {
-                "mel": pad_mels([mels[i] for i in group]),
-                "lengths": torch.tensor([mels[i].size(1) // 2 for i in group]),
-                "inputs": pad_sequence(inputs, batch_first=True, padding_value=end),
-                "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-                "targets": targets,
-            }
+    for group in similar_lengths([mel.size(1) for mel in mels], batch_size, rng):
+        targets = [torch.tensor(rows[i]) for i in group]
+        inputs = [torch.tensor([*control, *rows[i]]) for i in group]
+        labels = [torch.tensor([-100] * (len(control) - 1) + [*rows[i], end]) for i in group]
+        yield {
+            "mel": pad_mels([mels[i] for i in group]),
+            "lengths": torch.tensor([mels[i].size(1) // 2 for i in group]),
+            "inputs": pad_sequence(inputs, batch_first=True, padding_value=end),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+            "targets": targets,
+        }
 
 
 def pad_mels(mels: list[torch.Tensor]) -> torch.Tensor:

@@ -5,7 +5,7 @@ frozen encoder of another: the English decoder of Aligned's connector pre-traini
 recipe's grammar, those of the held-out sets excluded, or from the training sets that ``corpus:`` of its YAML names.
 What it reads can be made like a recogniser's transcripts: ``plain:`` is the share of sentences in lower case without
 punctuation, ``noise:`` and ``swaps:`` the shares of letters lost or doubled, and replaced by others. ``sampling:`` is
-the alpha of subword regularisation (Kudo 2018) of a Marian.
+the alpha of subword regularisation (Kudo 2018) of a Marian; ``similar_lengths: true`` pads little.
 """
 
 import random
@@ -19,7 +19,17 @@ from grammar import lm_sentences
 from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import corpus_sentences, heard, held_out, result, run_training, spoken, swap_letters, train
+from training import (
+    corpus_sentences,
+    heard,
+    held_out,
+    result,
+    run_training,
+    similar_lengths,
+    spoken,
+    swap_letters,
+    train,
+)
 from transformers import MarianMTModel, MarianTokenizer
 
 from espnet_llmst.cli import run
@@ -65,11 +75,20 @@ def sampling_tokenizer(directory: Path, alpha: float, seed: int) -> MarianTokeni
     return MarianTokenizer(*files, separate_vocabs=False, sp_model_kwargs=drawing)
 
 
+def picked_pairs(pairs, conf: dict, rng: random.Random) -> Iterator[list[tuple[str, str]]]:
+    """The pairs of each batch: any, or with ``similar_lengths`` of the YAML such of about equal length."""
+    if not conf.get("similar_lengths"):
+        while True:
+            yield rng.choices(pairs, k=conf["batch_size"])
+    letters = [len(source) + len(target) for source, target in pairs]
+    for group in similar_lengths(letters, conf["batch_size"], rng):
+        yield [pairs[i] for i in group]
+
+
 def make_batches(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[dict]:
     """Random pairs for ever, padded; labels are -100 beyond their end."""
     prefix, letters = conf.get("prefix", ""), swap_letters((source for source, _ in pairs), conf)
-    while True:
-        picked = rng.choices(pairs, k=conf["batch_size"])
+    for picked in picked_pairs(pairs, conf, rng):
         sources = tokenizer([prefix + heard(source, conf, letters, rng) for source, _ in picked])["input_ids"]
         targets = tokenizer(text_target=[target for _, target in picked])["input_ids"]
         ids = pad_sequence([torch.tensor(s) for s in sources], True, tokenizer.pad_token_id)

@@ -98,6 +98,14 @@ def heard(text: str, conf: dict, letters: str, rng: random.Random) -> str:
     return text
 
 
+def similar_lengths(lengths: Sequence[int], batch_size: int, rng: random.Random) -> Iterator[list[int]]:
+    """Batches for ever, as positions, of about equally long examples in random order; each comes once a round."""
+    while True:
+        order = sorted(range(len(lengths)), key=lambda i: lengths[i] * rng.uniform(0.9, 1.1))
+        groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        yield from rng.sample(groups, len(groups))
+
+
 def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for embeddings, convolutions, norms and biases.
 
