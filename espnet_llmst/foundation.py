@@ -8,7 +8,8 @@ from espnet_llmst.cli import InputError, read_yaml
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth")
 CONFIGS = ("config.json", "config.yaml")  # of transformers and of ESPnet
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "merges.txt"]
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja", "*.tiktoken"]
+OLD_WEIGHTS = ["pytorch_model*.bin"]  # of hub models without safetensors, e.g. OPUS-MT's
 
 
 def is_hub_id(name: str) -> bool:
@@ -53,6 +54,24 @@ def _sha256(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
+def download(name: str) -> Path:
+    """The hub's files of a model, in the local cache: weights as safetensors or, where there are none, torch's."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        path = Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        if not any(path.glob("*.safetensors")):
+            path = Path(snapshot_download(name, allow_patterns=HUB_FILES + OLD_WEIGHTS))
+    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{name}: cannot be had from the hub ({reason}); name a local directory in its place (model: in the "
+            "YAML that names it), or, if it asks for a licence, accept that on the hub and run hf auth login"
+        ) from error
+    return path
+
+
 def describe(name: str, known: dict | None = None) -> dict:
     """Resolve one model, downloading it from the hub when it is named so.
 
@@ -69,17 +88,7 @@ def describe(name: str, known: dict | None = None) -> dict:
     """
     path, revision = Path(name), None
     if is_hub_id(name):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-        try:
-            path = Path(snapshot_download(name, allow_patterns=HUB_FILES))
-        except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{name}: cannot be had from the hub ({reason}); name a local directory in its place (model: in the "
-                "YAML that names it), or, if it asks for a licence, accept that on the hub and run hf auth login"
-            ) from error
+        path = download(name)
         revision = path.name
     weights = sorted(file for pattern in WEIGHTS for file in path.glob(pattern))
     if not weights or not is_complete(path):

@@ -25,10 +25,10 @@ FOUNDATION = "foundation"
 SHUFFLED = "scores_shuffled.json"
 BLEU_CI, SHUFFLED_BLEU = "BLEU [95 % CI]", "shuffled-audio BLEU"
 VERBOSE = "verbose_score"
-OPTIONAL = ("missing", "BLEU char", "spBLEU", "COMET", VERBOSE)  # columns that stand only where a row fills them
-COLUMNS = ("n", "missing", BLEU_CI, "BLEU lc", "BLEU char", "spBLEU", "COMET", "chrF2", "TER", "WER", SHUFFLED_BLEU)
-COLUMNS += ("speech s", "RTF", VERBOSE)
-TERMINAL_COLUMNS = tuple(column for column in COLUMNS if column not in ("speech s", VERBOSE))
+OPTIONAL = ("missing", "BLEU char", "spBLEU", "COMET", "CER", VERBOSE)  # columns that stand only where a row fills them
+COLUMNS = ("n", "missing", BLEU_CI, "BLEU lc", "BLEU char", "spBLEU", "COMET", "chrF2", "TER", "WER", "CER")
+COLUMNS += (SHUFFLED_BLEU, "speech s", "RTF", VERBOSE)
+TERMINAL_COLUMNS = tuple(column for column in COLUMNS if column not in ("CER", "speech s", VERBOSE))
 SHORT_HEAD = {SHUFFLED_BLEU: "shuffled"}
 
 
@@ -48,11 +48,18 @@ def _decode_rows(folder: Path, name: str) -> list[dict]:
         return [{"name": name, "scores": {}, "shuffled": None, "stale": reason}]
     files = {path.name: read_scores(path) for path in sorted(folder.glob("scores*.json"))}
     shuffled, scores = files.pop(SHUFFLED, None), files.pop("scores.json", None)
-    rows = [{"name": name, "scores": scores or {}, "shuffled": shuffled}] if scores or shuffled else []
+    gold = _reads_gold_text(folder / "decode.json")
+    rows = [{"name": name, "scores": scores or {}, "shuffled": shuffled, "gold": gold}] if scores or shuffled else []
     for file, other in files.items():
         suffix = file.removeprefix("scores").removesuffix(".json").strip("_")
         rows.append({"name": f"{name} ({suffix})", "scores": other, "shuffled": None})
     return rows
+
+
+def _reads_gold_text(decode_info: Path) -> bool:
+    """Whether a decode was shown the set's own transcripts: text translation, or SMT without a recogniser."""
+    info = read_json(decode_info) if decode_info.exists() else {}
+    return info.get("task") in ("smt", "mt") and not info.get("asr_model")
 
 
 def collect_results(expdir: str | Path, methods: Sequence[str] | None = None) -> dict[str, list[dict]]:
@@ -133,6 +140,7 @@ def _cells(row: Mapping) -> dict[str, str]:
         "chrF2": _score(scores, "chrF2"),
         "TER": _score(scores, "TER"),
         "WER": _score(scores, "WER") or (cer and f"{cer} (CER)"),
+        "CER": cer if "WER" in scores else "",
         SHUFFLED_BLEU: _score(row["shuffled"] or {}, "BLEU"),
         "speech s": _number(speech, 0),
         "RTF": _number(wall / speech, 3) if speech and wall is not None else "",
@@ -152,10 +160,20 @@ def _unique(values: Sequence[object]) -> list[str]:
     return [str(value) for value in dict.fromkeys(values) if value]
 
 
+def _groups(row: Mapping) -> list[str]:
+    """One line with the score of each group of utterances (``--groups``), if there are any."""
+    scored = []
+    for group, entry in row["scores"].get("groups", {}).items():
+        metric = next((name for name in ALL_METRICS if name in entry), None)
+        if metric:
+            scored.append(f"{group} ({entry['n']}) {bleu_with_interval({**entry, 'score': entry[metric]})} {metric}")
+    return [f"- {_shown_name(row)}: {', '.join(scored)}"] if scored else []
+
+
 def _provenance(rows: Sequence[Mapping]) -> list[str]:
-    """Below a table: the signature of every metric, the commits and the commands that gave its scores."""
+    """Below a table: groups, the signature of every metric, the commits and the commands that gave its scores."""
     files = [scores for row in rows for scores in (row["scores"], row["shuffled"]) if scores]
-    lines = []
+    lines = [line for row in rows for line in _groups(row)]
     for name in (*ALL_METRICS, "COMET"):
         signatures = _unique([scores[name].get("signature") for scores in files if name in scores])
         lines += [f"- {name}: `{signature}`" for signature in signatures]
@@ -203,7 +221,7 @@ def render_markdown(
     for experiment, rows in experiments.items():
         cells = [_cells(row) for row in rows]
         columns = [column for column in COLUMNS if column not in OPTIONAL or any(cell[column] for cell in cells)]
-        table = [[_stale_name(row), *(cell[c] for c in columns)] for row, cell in zip(rows, cells, strict=True)]
+        table = [[_shown_name(row), *(cell[c] for c in columns)] for row, cell in zip(rows, cells, strict=True)]
         lines += ["", f"## {expdir.rstrip('/')}/{experiment}", ""]
         lines += [*_markdown_table(("decode/set", *columns), table), "", *_provenance(rows)]
     if foundation:
@@ -232,7 +250,7 @@ def write_results(
     for experiment, rows in experiments.items():
         for row in rows:
             if row.get("stale"):
-                print(f"{expdir}/{experiment}/{_stale_name(row)}", file=sys.stderr)
+                print(f"{expdir}/{experiment}/{_shown_name(row)}", file=sys.stderr)
     if out is not None:
         begun = [one for one in map(load_table, tables) if is_begun(one, experiments)]
         text = render_markdown(experiments, foundation, command=command, expdir=str(expdir), tables=begun)
@@ -241,8 +259,11 @@ def write_results(
     return experiments
 
 
-def _stale_name(row: Mapping) -> str:
-    return f"{row['name']}: stale, {row['stale']}" if row.get("stale") else row["name"]
+def _shown_name(row: Mapping) -> str:
+    """A row's name with what its numbers must not be read without."""
+    if row.get("stale"):
+        return f"{row['name']}: stale, {row['stale']}"
+    return f"{row['name']} (reads gold transcripts)" if row.get("gold") else row["name"]
 
 
 def _elide(text: str, width: int) -> str:
@@ -261,7 +282,7 @@ def format_table(experiments: Mapping[str, Sequence[Mapping]], width: int = 100)
     heads = {c: SHORT_HEAD.get(c, c) for c in TERMINAL_COLUMNS if any(cell[c] for cell in every)}
     widths = {c: max(len(head), *(len(cell[c]) for cell in every)) for c, head in heads.items()}
     room = max(12, width - sum(size + 2 for size in widths.values()))
-    names = [row["name"].removeprefix("decode_") for rows in experiments.values() for row in rows]
+    names = [_shown_name(row).removeprefix("decode_") for rows in experiments.values() for row in rows]
     first = min(room, max([len("decode/set"), *(len(name) + 2 for name in names)]))
 
     def line(name: str, values: Mapping[str, str]) -> str:
@@ -271,5 +292,5 @@ def format_table(experiments: Mapping[str, Sequence[Mapping]], width: int = 100)
     for experiment, rows in cells.items():
         lines.append(_elide(experiment, width))
         for row, cell in zip(experiments[experiment], rows, strict=True):
-            lines.append(line("  " + _elide(row["name"].removeprefix("decode_"), first - 2), cell))
+            lines.append(line("  " + _elide(_shown_name(row).removeprefix("decode_"), first - 2), cell))
     return "\n".join(lines)

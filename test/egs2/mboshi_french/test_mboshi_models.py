@@ -149,6 +149,12 @@ def test_translator_reads_other_pieces_each_time(make, tmp_path):
     assert all(ids[-1] == fixed.eos_token_id and fixed.unk_token_id not in ids for ids in drawn)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(make):
+    with pytest.raises(InputError, match="device: cuda, but no GPU is to be seen here"):
+        make("ebranchformer_mdw", device="cuda")
+
+
 def test_batches_of_similar_lengths(make):
     """Every example once a round, in another order each time; a batch spans little more than the tenth of chance."""
     import random

@@ -184,7 +184,10 @@ def trainings(tmp_path):
     for name in ("local/foundation.sh", "utils/parse_options.sh"):
         (tmp_path / name).write_bytes((LOCAL.parent / name).read_bytes())
     (tmp_path / "path.sh").write_text(f"python3() {{ '{sys.executable}' \"$@\"; }}\n")
-    (tmp_path / "cmd.sh").write_text('train_cmd=quiet\nquiet() { local log=$3; shift 3; "$@" > "${log}"; }\n')
+    commands = """train_cmd=quiet cuda_cmd="quiet --cluster gpus"
+quiet() { while [[ $1 == --* ]]; do echo "$1=$2" >> options; shift 2; done; local log=$1; shift; "$@" > "${log}"; }
+"""
+    (tmp_path / "cmd.sh").write_text(commands)
     training = """
 import os, sys, time
 def note(what):
@@ -222,6 +225,13 @@ def test_models_are_made_side_by_side_on_as_many_threads_as_there_are_jobs(train
     (trainings / "order").unlink()
     lines = order_of(trainings, "--nj", "2", "--num_threads", "2", *both)
     assert lines == ["begin speech 2", "end speech 2", "begin other 2", "end other 2"]
+
+
+def test_a_model_whose_yaml_names_cuda_gets_a_gpu(trainings):
+    (trainings / "conf/foundation/other.yaml").write_text("kind: speech\ndevice: cuda\n")
+    order_of(trainings, "--nj", "1", "exp/foundation/speech", "exp/foundation/other")
+    options = (trainings / "options").read_text().split()
+    assert options == ["--gpu=0", "--num_threads=1", "--cluster=gpus", "--gpu=1", "--num_threads=1"]
 
 
 def test_units_are_among_the_models_of_a_phase(tmp_path, capsys, wav2vec2_dirs, units_dir):

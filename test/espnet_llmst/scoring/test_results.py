@@ -57,7 +57,7 @@ def test_results_file(expdir, tmp_path):
     assert "- python: " in text and "- sacrebleu: " in text and "- date: " in text and "- git commit: " in text
     heading = next(i for i, line in enumerate(lines) if line.endswith("/llast/1_dual_lora"))
     head, row, asr = lines[heading + 2], lines[heading + 4], lines[heading + 5]
-    expected = ["decode/set", "n", "BLEU [95 % CI]", "BLEU lc", "chrF2", "TER", "WER", "shuffled-audio BLEU"]
+    expected = ["decode/set", "n", "BLEU [95 % CI]", "BLEU lc", "chrF2", "TER", "WER", "CER", "shuffled-audio BLEU"]
     assert head == "| " + " | ".join([*expected, "speech s", "RTF", "verbose_score"]) + " |"
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     low, high = scores["BLEU"]["ci95"]
@@ -66,13 +66,31 @@ def test_results_file(expdir, tmp_path):
         "6",
         f"{scores['BLEU']['score']:.1f} [{low:.1f}, {high:.1f}]",
     ]
-    expected = [f"{scores['TER']['score']:.1f}", "–", "0.0", "12", "0.250", scores["BLEU"]["verbose_score"]]
+    expected = [f"{scores['TER']['score']:.1f}", "–", "–", "0.0", "12", "0.250", scores["BLEU"]["verbose_score"]]
     assert cells[5:] == expected and "(BP = " in cells[-1]
-    assert f"| {scored(metrics=['WER'])['WER']['score']:.1f} |" in asr
+    spoken = scored(metrics=["WER", "CER"])
+    assert f"| {spoken['WER']['score']:.1f} | {spoken['CER']['score']:.1f} |" in asr
     assert f"- BLEU: `{scores['BLEU']['signature']}`" in lines and "llmst_score --hyp text" in lines
     assert "| whisper_fr | test.fr-en | WER | 3.22 | 300 |" in lines and "- WER: `a|b`" in lines
     assert "| llama | – | perplexity | 7.50 | – |" in lines
     assert all(line.count("|") == head.count("|") for line in (row, asr))
+
+
+def test_groups_and_gold_transcripts_are_told(expdir, tmp_path):
+    """A translation of the set's own transcripts says so; one of a recogniser's does not."""
+    decode = expdir / "srt/2_next/decode_greedy/test.fr-en"
+    put(decode / "scores.json", scored(groups={utt: "seen" if utt < "u2" else "new" for utt in REFS}))
+    out = tmp_path / "RESULTS.md"
+    gold = " (reads gold transcripts)"
+    for task, asr_model, suffix in (("smt", None, gold), ("mt", "exp/asr", ""), ("st", None, "")):
+        put(decode / "decode.json", {"task": task, "asr_model": asr_model})
+        write_results(expdir, out, command="x")
+        text, name = out.read_text(encoding="utf-8"), f"decode_greedy/test.fr-en{suffix}"
+        assert f"| {name} | 6 |" in text
+        found = collect_results(expdir)["srt/2_next"][0]["scores"]["groups"]
+        shown = [f"{key} ({n}) {found[key]['BLEU']:.1f} [" for key, n in (("new", 4), ("seen", 2))]
+        assert f"- {name}: {shown[0]}" in text and shown[1] in text
+        assert suffix.strip(" ()") in format_table(collect_results(expdir))
 
 
 def test_stale_decodes_are_refused(expdir, tmp_path, capsys, monkeypatch):

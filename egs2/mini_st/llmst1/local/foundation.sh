@@ -41,12 +41,14 @@ finish() { # wait for the oldest training
     running=("${running[@]:1}")
 }
 train() {
-    local dir kind
+    local dir kind command
     for dir in "$@"; do
         kind=$(setting "${dir}" kind)
         log "training ${dir} (${kind}); the log is ${dir}.log"
         if [ ${#running[@]} -ge "${at_once}" ]; then finish; fi
-        OMP_NUM_THREADS=${num_threads} ${train_cmd} --num_threads "${num_threads}" "${dir}.log" \
+        command="${train_cmd} --gpu 0"
+        if [ "$(setting "${dir}" device)" = cuda ]; then command="${cuda_cmd} --gpu 1"; fi
+        OMP_NUM_THREADS=${num_threads} ${command} --num_threads "${num_threads}" "${dir}.log" \
             "${PYTHON:-python3}" "local/train_${kind}.py" \
             --model_config "conf/foundation/$(basename "${dir}").yaml" --dump_dir "${dumpdir}/raw" \
             --splits "${split_list[@]:0:3}" --out_dir "${dir}" &

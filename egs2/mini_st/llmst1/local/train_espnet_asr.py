@@ -85,11 +85,11 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     frontend, model.frontend = model.frontend, None  # the features are there already
 
     def loss_of(batch: dict) -> torch.Tensor:
-        with autocast(torch.device("cpu"), conf["autocast"]):
+        with autocast(batch["speech"].device, conf["autocast"]):
             return model(**batch)[0].float()
 
     batches = make_batches(mels, targets, conf["batch_size"], random.Random(conf["seed"]))
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory)
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory, conf.get("device", "cpu"))
     model.frontend = frontend
     files = {"bpemodel": str(args.out_dir / "bpe.model"), "normalize": "global_mvn"}
     files["normalize_conf"] = {"stats_file": str(args.out_dir / "feats_stats.npz")}

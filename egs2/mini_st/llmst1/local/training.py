@@ -214,6 +214,8 @@ def run_training(
     parser.add_argument("--out_dir", type=Path, required=True)
     args = parser.parse_args(argv)
     conf = yaml.safe_load(args.model_config.read_text(encoding="utf-8"))
+    if conf.get("device") == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{args.model_config}: device: cuda, but no GPU is to be seen here; give the job one")
     torch.manual_seed(conf["seed"])
     unfinished = args.out_dir.with_name(args.out_dir.name + ".tmp")
     begin(unfinished, conf)
