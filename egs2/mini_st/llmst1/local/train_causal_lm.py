@@ -17,7 +17,7 @@ from tiny_models import llama_tokenizer, new_llama
 from tiny_translators import new_qwen2, qwen2_tokenizer
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from training import corpus_sentences, heard, held_out, result, run_training, swap_letters, train
+from training import corpus_sentences, heard, held_out, held_out_sets, result, run_training, swap_letters, train
 
 from espnet_llmst.cli import run
 from espnet_llmst.datadir.kaldi import read_table, text_files
@@ -105,7 +105,7 @@ def evaluate(decoder, tokenizer, template: Template, task: str, set_dir: Path, d
 
 
 def train_one(conf: dict, args, directory: Path) -> list[dict]:
-    """Train one model, write it to ``directory`` and return its BLEU on the test sets."""
+    """Train one model, write it to ``directory`` and return its BLEU on the held-out sets."""
     name, template = args.out_dir.name, load_template(conf["prompt"])
     exclude = held_out(args.dump_dir, args.splits[1:])
     sentences = corpus_sentences(args, conf.get("corpus", []))
@@ -126,8 +126,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     decoder = CausalLMDecoder(str(directory)).eval()
     translate = next(task for task in conf["tasks"] if task != "asr")
     results = []
-    for set_dir in sorted(args.dump_dir.glob(f"{args.splits[2]}.*")):
-        direction = set_dir.name.removeprefix(f"{args.splits[2]}.")
+    for set_dir, direction in held_out_sets(args, "*"):
         if not set(parse_direction(direction)) <= set(conf["languages"]):
             continue
         score = evaluate(decoder, tokenizer, template, translate, set_dir, direction)

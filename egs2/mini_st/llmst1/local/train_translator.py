@@ -23,6 +23,7 @@ from training import (
     corpus_sentences,
     heard,
     held_out,
+    held_out_sets,
     result,
     run_training,
     similar_lengths,
@@ -112,7 +113,7 @@ def evaluate(model, tokenizer, prefix: str, set_dir: Path, src: str, tgt: str) -
 
 
 def train_one(conf: dict, args, directory: Path) -> list[dict]:
-    """Train one model, write it to ``directory`` and return its BLEU on the test set."""
+    """Train one model, write it to ``directory`` and return its BLEU on the held-out sets."""
     name, (src, tgt) = args.out_dir.name, conf["direction"].split("-")
     if "corpus" in conf:
         sentences = corpus_sentences(args, conf["corpus"])
@@ -140,7 +141,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
     results = []
-    for set_dir in sorted(args.dump_dir.glob(f"{args.splits[2]}.{src}-{tgt if tgt != src else '*'}")):
+    for set_dir, _ in held_out_sets(args, f"{src}-{tgt if tgt != src else '*'}"):
         score = evaluate(model, tokenizer, prefix, set_dir, src, tgt)
         size = len(read_table(set_dir / "utt2spk"))
         results.append(result(name, f"{set_dir.name} ({tgt}) from gold transcripts", size, "BLEU", score))

@@ -56,6 +56,15 @@ def held_out(dump_dir: Path, splits: list[str]) -> list[dict[str, str]]:
     return texts
 
 
+def held_out_sets(args: argparse.Namespace, directions: str) -> list[tuple[Path, str]]:
+    """The held-out sets of the directions that a pattern names, and the direction of each."""
+    found = []
+    for split in dict.fromkeys(args.splits[1:]):
+        for set_dir in sorted(args.dump_dir.glob(f"{split}.{directions}")):
+            found.append((set_dir, set_dir.name.removeprefix(f"{split}.")))
+    return found
+
+
 def corpus_sentences(args: argparse.Namespace, directions: list[str]) -> list[dict[str, str]]:
     """Training sentences of a corpus with their translations, each pair once."""
     found: dict[tuple, dict[str, str]] = {}
