@@ -10,6 +10,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth")
 CONFIGS = ("config.json", "config.yaml")  # of transformers and of ESPnet
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja", "*.tiktoken"]
 OLD_WEIGHTS = ["pytorch_model*.bin"]  # of hub models without safetensors, e.g. OPUS-MT's
+NOT_READ = ["*.fp32*", "*.fp16*"]  # the same weights again, e.g. of Whisper-large-v3
 
 
 def is_hub_id(name: str) -> bool:
@@ -60,9 +61,10 @@ def download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        path = Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        path = Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=NOT_READ))
         if not any(path.glob("*.safetensors")):
-            path = Path(snapshot_download(name, allow_patterns=HUB_FILES + OLD_WEIGHTS))
+            wanted = HUB_FILES + OLD_WEIGHTS
+            path = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=NOT_READ))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -36,12 +36,12 @@ def hub(tmp_path, monkeypatch):
     """A hub of one repository, whose files arrive as the patterns ask; what was asked for is kept."""
     asked = []
 
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, **patterns):
         asked.append(name)
         place = tmp_path / "cache" / "0123abcd"
         place.mkdir(parents=True, exist_ok=True)
         files = {file.name: file for file in (tmp_path / "hub").iterdir()}
-        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+        for file in filter_repo_objects(files, **patterns):
             (place / file).write_bytes(files[file].read_bytes())
         return str(place)
 
@@ -64,7 +64,7 @@ def test_hub_models_of_every_format(hub):
 
 def test_safetensors_are_enough(hub):
     folder, asked = hub
-    for name in ("pytorch_model.bin", "model.safetensors"):
+    for name in ("pytorch_model.bin", "model.safetensors", "model.fp32-00001-of-00002.safetensors"):
         (folder / name).write_text(name)
     assert describe("org/llm")["files"].keys() == {"model.safetensors"} and asked == ["org/llm"]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CoVoST-2: LLaST-8B (arXiv 2407.15415), nine directions, on 32 GPUs as published. Needs COMMONVOICE and COVOST2 in db.sh.
+# CoVoST-2: LLaST-8B (arXiv 2407.15415), nine directions, on 8 GPUs. Needs COMMONVOICE and COVOST2 in db.sh.
 #   ./run.sh --stage 1 --stop_stage 8                             all that the paper trains on and scores
 #   ./run.sh --method llast_8b_mono                               fr-en alone: one language of Common Voice
 #   ./run.sh --method llast_2b | llast_14b | llast_8b_l_lora      other sizes; ablations (README.md)

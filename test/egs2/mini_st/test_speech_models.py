@@ -227,8 +227,9 @@ def test_models_are_made_side_by_side_on_as_many_threads_as_there_are_jobs(train
     assert lines == ["begin speech 2", "end speech 2", "begin other 2", "end other 2"]
 
 
-def test_a_model_whose_yaml_names_cuda_gets_a_gpu(trainings):
-    (trainings / "conf/foundation/other.yaml").write_text("kind: speech\ndevice: cuda\n")
+@pytest.mark.parametrize("wanted", ["device: cuda", "ngpu: 1   # the CPU where there is none"])
+def test_a_model_whose_yaml_wants_a_gpu_gets_one(trainings, wanted):
+    (trainings / "conf/foundation/other.yaml").write_text(f"kind: speech\n{wanted}\n")
     order_of(trainings, "--nj", "1", "exp/foundation/speech", "exp/foundation/other")
     options = (trainings / "options").read_text().split()
     assert options == ["--gpu=0", "--num_threads=1", "--cluster=gpus", "--gpu=1", "--num_threads=1"]

@@ -41,13 +41,15 @@ finish() { # wait for the oldest training
     running=("${running[@]:1}")
 }
 train() {
-    local dir kind command
+    local dir kind gpu command
     for dir in "$@"; do
         kind=$(setting "${dir}" kind)
         log "training ${dir} (${kind}); the log is ${dir}.log"
         if [ ${#running[@]} -ge "${at_once}" ]; then finish; fi
+        gpu=$(setting "${dir}" ngpu)
+        if [ "$(setting "${dir}" device)" = cuda ]; then gpu=1; fi
         command="${train_cmd} --gpu 0"
-        if [ "$(setting "${dir}" device)" = cuda ]; then command="${cuda_cmd} --gpu 1"; fi
+        if [ "${gpu:-0}" -gt 0 ]; then command="${cuda_cmd} --gpu ${gpu}"; fi
         OMP_NUM_THREADS=${num_threads} ${command} --num_threads "${num_threads}" "${dir}.log" \
             "${PYTHON:-python3}" "local/train_${kind}.py" \
             --model_config "conf/foundation/$(basename "${dir}").yaml" --dump_dir "${dumpdir}/raw" \
