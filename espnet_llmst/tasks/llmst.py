@@ -20,7 +20,7 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.train.class_choices import ClassChoices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str_or_none
+from espnet2.utils.types import str2bool, str_or_none
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_llmst.cli import InputError, run
@@ -88,6 +88,13 @@ class LLMSTTask(AbsTask):
         group.add_argument("--prompt", type=str_or_none, help="Prompt template (YAML)")
         group.add_argument("--trainable", nargs="*", default=["postencoder"], help="Parts that are trained")
         group.add_argument("--mixture", default=[], help="Tasks and directions of the training data (YAML only)")
+        group.add_argument(
+            "--mix_ties",
+            type=str2bool,
+            default=False,
+            help="Batches of sorted lengths take equally long examples of all tasks and directions, not of one after "
+            "the other (YAML only: stage 5 reads it)",
+        )
         group.add_argument("--init_from", type=str_or_none, help="'previous' phase or a checkpoint (run.sh)")
         conf = get_default_kwargs(ESPnetLLMSTModel)
         group.add_argument("--model_conf", action=NestedDictAction, default=conf, help="See ESPnetLLMSTModel")

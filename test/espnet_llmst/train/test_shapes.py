@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from espnet2.samplers.sorted_batch_sampler import SortedBatchSampler
 from transformers import AutoTokenizer
 
 from espnet_llmst.bin import llmst_mix
-from espnet_llmst.datadir.kaldi import read_table
+from espnet_llmst.datadir.kaldi import read_table, write_table
 from espnet_llmst.prompt import load_template
 from espnet_llmst.summary import build_empty, read_phase, speech_sizes
 from espnet_llmst.train.mixture import Part, make_mix
@@ -46,6 +47,25 @@ def test_a_mix_with_positions(dump_dir, prompt_file, llama_dir, tmp_path):
     assert sizes == {utt: (int(samples[utt]) // 1000 + int(text[utt]), 7) for utt in samples}
     write_shapes(tmp_path / "mix", tmp_path / "stats", template, tokenizer)
     assert not (tmp_path / "stats/position_shape").exists()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_equally_long_examples_of_all_tasks_share_batches(prompt_file, llama_dir, tmp_path, mixed):
+    """ESPnet's sorted batches hold one task without ``mix_ties``; lengths stay sorted with it."""
+    (tmp_path / "mix").mkdir()
+    names = [(task, tgt, i) for task, tgt in (("asr", "fr"), ("st", "en")) for i in range(40)]
+    tasks = {f"{task}.fr-{tgt}.u{i:02}": f"{task} fr {tgt}" for task, tgt, i in names}
+    sizes = {uid: 16000 if uid[-2] < "2" else 32000 for uid in tasks}
+    write_table(tmp_path / "mix/utt2task", tasks)
+    write_table(tmp_path / "mix/text", dict.fromkeys(tasks, "oui"))
+    write_table(tmp_path / "mix/utt2num_samples", {uid: str(size) for uid, size in sizes.items()})
+    tokenizer = AutoTokenizer.from_pretrained(llama_dir)
+    write_shapes(tmp_path / "mix", tmp_path / "stats", load_template(prompt_file), tokenizer, mix_ties=mixed)
+    batches = list(SortedBatchSampler(10, str(tmp_path / "stats/speech_shape"), sort_batch="ascending"))
+    assert sorted(sum(map(list, batches), [])) == sorted(tasks)
+    assert all(len({sizes[uid] for uid in batch}) == 1 for batch in batches)
+    assert {len({uid.split(".")[0] for uid in batch}) for batch in batches} == ({2} if mixed else {1})
+    assert set(read_table(tmp_path / "stats/text_shape")) == set(tasks)
 
 
 def test_shapes_equal_the_examples(dump_dir, prompt_file, llama_dir, tmp_path):
