@@ -134,28 +134,13 @@ def test_translator(make):
     assert json.loads((out / "config.json").read_text())["dropout"] == 0.1
 
 
-def test_translator_reads_other_pieces_each_time(make, tmp_path):
-    """Subword regularisation: pieces differ between draws, join to the same text and are those of the vocabulary."""
-    tiny = {"width": 16, "layers": 1, "heads": 2, "ffn": 32, "dropout": 0.1}
-    make("marian_mdw_fr", size=tiny, vocab_size=60, sampling=0.3)
-    text = "les enfants"
-    sentences = [f"{word} {other}" for word in text.split() for other in ("les", "enfants", "fants", "tant", "enfin")]
-    fixed = load("tiny_translators").marian_tokenizer(sentences * 3, sentences * 3, 40, str(tmp_path))
-    drawing = load("train_translator").sampling_tokenizer(tmp_path, 0.3, 0)
-    drawn = [drawing(text)["input_ids"] for _ in range(20)]
-    assert len(set(map(tuple, drawn))) > 3
-    assert {tuple(fixed(text)["input_ids"]) for _ in range(20)} == {tuple(fixed(text)["input_ids"])}
-    assert all(fixed.decode(ids, skip_special_tokens=True) == text for ids in drawn)
-    assert all(ids[-1] == fixed.eos_token_id and fixed.unk_token_id not in ids for ids in drawn)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_a_gpu_that_is_not_there_is_one_line(make):
     with pytest.raises(InputError, match="device: cuda, but no GPU is to be seen here"):
         make("ebranchformer_mdw", device="cuda")
 
 
-def test_batches_of_similar_lengths(make):
+def test_batches_of_similar_lengths():
     """Every example once a round, in another order each time; a batch spans little more than the tenth of chance."""
     import random
 
@@ -166,13 +151,6 @@ def test_batches_of_similar_lengths(make):
     assert rounds[0] != sorted(rounds[0], key=min)
     widest = max(max(lengths[i] for i in batch) / min(lengths[i] for i in batch) for batch in rounds[0])
     assert 1.1 < widest < 1.4
-    pairs = [("a" * size, "b" * size) for size in random.Random(1).sample(range(1, 65), 64)]
-    conf = {"batch_size": 16, "similar_lengths": True}
-    picked = load("train_translator").picked_pairs(pairs, conf, random.Random(0))
-    first = [next(picked) for _ in range(4)]
-    assert sorted(sum(first, [])) == sorted(pairs) and max(len({len(a) for a, _ in batch}) for batch in first) == 16
-    assert max(len(a) for a, _ in min(first, key=max)) < 25
-    make("marian_mdw_fr", size={"width": 16, "layers": 1, "heads": 2, "ffn": 32}, vocab_size=60, similar_lengths=True)
 
 
 def test_noise():

@@ -4,8 +4,7 @@ From scratch, or (``model:`` of its YAML) a Marian whose decoder is made anew to
 frozen encoder of another: the English decoder of Aligned's connector pre-training. Its sentences come from the
 recipe's grammar, those of the held-out sets excluded, or from the training sets that ``corpus:`` of its YAML names.
 What it reads can be made like a recogniser's transcripts: ``plain:`` is the share of sentences in lower case without
-punctuation, ``noise:`` and ``swaps:`` the shares of letters lost or doubled, and replaced by others. ``sampling:`` is
-the alpha of subword regularisation (Kudo 2018) of a Marian; ``similar_lengths: true`` pads little.
+punctuation, ``noise:`` and ``swaps:`` the shares of letters lost or doubled, and replaced by others.
 """
 
 import random
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import sentencepiece
 import torch
 from grammar import lm_sentences
 from tiny_translators import marian_tokenizer, new_marian, new_t5, t5_tokenizer
@@ -26,7 +24,6 @@ from training import (
     held_out_sets,
     result,
     run_training,
-    similar_lengths,
     spoken,
     swap_letters,
     train,
@@ -68,28 +65,11 @@ def repeating_marian(translator: str):
     return tokenizer, model
 
 
-def sampling_tokenizer(directory: Path, alpha: float, seed: int) -> MarianTokenizer:
-    """A Marian's tokenizer that draws other pieces of a text each time, likelier ones more often the larger alpha."""
-    sentencepiece.set_random_generator_seed(seed)
-    files = (str(directory / name) for name in ("source.spm", "target.spm", "vocab.json"))
-    drawing = {"enable_sampling": True, "nbest_size": -1, "alpha": alpha}
-    return MarianTokenizer(*files, separate_vocabs=False, sp_model_kwargs=drawing)
-
-
-def picked_pairs(pairs, conf: dict, rng: random.Random) -> Iterator[list[tuple[str, str]]]:
-    """The pairs of each batch: any, or with ``similar_lengths`` of the YAML such of about equal length."""
-    if not conf.get("similar_lengths"):
-        while True:
-            yield rng.choices(pairs, k=conf["batch_size"])
-    letters = [len(source) + len(target) for source, target in pairs]
-    for group in similar_lengths(letters, conf["batch_size"], rng):
-        yield [pairs[i] for i in group]
-
-
 def make_batches(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[dict]:
     """Random pairs for ever, padded; labels are -100 beyond their end."""
     prefix, letters = conf.get("prefix", ""), swap_letters((source for source, _ in pairs), conf)
-    for picked in picked_pairs(pairs, conf, rng):
+    while True:
+        picked = rng.choices(pairs, k=conf["batch_size"])
         sources = tokenizer([prefix + heard(source, conf, letters, rng) for source, _ in picked])["input_ids"]
         targets = tokenizer(text_target=[target for _, target in picked])["input_ids"]
         ids = pad_sequence([torch.tensor(s) for s in sources], True, tokenizer.pad_token_id)
@@ -133,10 +113,7 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
         return cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
 
     prefix = conf.get("prefix", "")
-    sampling, read = conf.get("sampling"), tokenizer
-    if sampling:
-        read = sampling_tokenizer(directory, sampling, conf["seed"])
-    batches = make_batches(pairs, read, conf, random.Random(conf["seed"]))
+    batches = make_batches(pairs, tokenizer, conf, random.Random(conf["seed"]))
     train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory, conf.get("device", "cpu"))
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
