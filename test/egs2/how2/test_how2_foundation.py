@@ -47,7 +47,7 @@ def in_recipe(recipe, monkeypatch):
 def shrink(name: str, **changes) -> dict:
     """The settings of a shipped YAML, of tiny size; changed in the copy, so that the script reads them."""
     settings = yaml.safe_load((CONF / f"foundation/{name}.yaml").read_text())
-    train = settings["train"] | {"batch_size": 4, "max_epoch": 1, "num_workers": 0}
+    train = settings["train"] | {"batch_size": 4, "accum_grad": 1, "max_epoch": 1, "num_workers": 0}
     if settings["kind"] == "asr":
         train["encoder_conf"] |= TINY_ENCODER
         train["decoder_conf"] |= {"num_blocks": 1, "attention_heads": 2, "linear_units": 32}
