@@ -68,7 +68,7 @@ def mix(args) -> None:
         for part, count in counts.items():
             source = find_set(args.data_dir, split, part, parts, args.near)
             print(f"{role}: {part.task} {part.src}-{part.tgt}: {count} examples of {source}")
-        mix_ties = bool(settings.get("mix_ties", False))
+        mix_ties = settings.get("mix_ties", False)
         means = write_shapes(args.out_dir / role, args.stats_dir / role, template, tokenizer, measure, mix_ties)
         print(f"{role}: on average {means['frames']:.0f} speech frames and {means['tokens']:.0f} text tokens")
 

@@ -98,8 +98,8 @@ def read_table(path: str | Path, *, unique: bool = True, allow_empty: bool = Fal
     return table
 
 
-def write_table(path: str | Path, table: Mapping[str, str]) -> None:
-    """Write a table, sorted in C order (the order of code points is that of UTF-8 bytes).
+def write_table(path: str | Path, table: Mapping[str, str], order: Iterable[str] | None = None) -> None:
+    """Write a table in the ``order`` of its keys; without one sorted in C order, that of code points as of UTF-8 bytes.
 
     Raises:
         InputError: an id with white space or a value with a line break, which would corrupt the table.
@@ -108,7 +108,7 @@ def write_table(path: str | Path, table: Mapping[str, str]) -> None:
         if not key or re.search(r"\s", key) or "\n" in value:
             raise InputError(f"{path}: utterance {key!r}: ids take no white space, values no line break; replace it")
     with atomic_write(path) as file:
-        file.writelines(f"{key} {table[key]}\n" for key in sorted(table))
+        file.writelines(f"{key} {table[key]}\n" for key in order or sorted(table))
 
 
 def write_tsv(path: str | Path, rows: Iterable[tuple[str, ...]]) -> None:

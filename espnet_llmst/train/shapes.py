@@ -1,10 +1,10 @@
 """Sizes of training examples, by which samplers fill batches: speech frames, text tokens, positions."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from espnet_llmst.datadir.kaldi import atomic_write, read_table
+from espnet_llmst.datadir.kaldi import read_table, write_table
 from espnet_llmst.prompt import Template, encode_prompt, encode_target, render_prompt
 
 SAMPLES_PER_FRAME = 320  # 20 ms, the frame of every supported speech encoder
@@ -43,11 +43,11 @@ def write_shapes(
         if measure:
             vectors, computed = measure(int(samples[uid])) if reads_speech else (0, 1)
             positions[uid] = f"{vectors + tokens[uid]},{computed}"
-    order = sorted(texts, key=_digest) if mix_ties else sorted(texts)
-    _write_sizes(out_dir / "speech_shape", order, frames)
-    _write_sizes(out_dir / "text_shape", order, tokens)
+    order = sorted(texts, key=_digest) if mix_ties else None
+    write_table(out_dir / "speech_shape", {uid: str(n) for uid, n in frames.items()}, order)
+    write_table(out_dir / "text_shape", {uid: str(n) for uid, n in tokens.items()}, order)
     if measure:
-        _write_sizes(out_dir / "position_shape", order, positions)
+        write_table(out_dir / "position_shape", positions, order)
     else:
         (out_dir / "position_shape").unlink(missing_ok=True)  # of earlier settings
     return {"frames": sum(frames.values()) / len(frames), "tokens": sum(tokens.values()) / len(tokens)}
@@ -55,8 +55,3 @@ def write_shapes(
 
 def _digest(uid: str) -> bytes:
     return hashlib.sha256(uid.encode()).digest()
-
-
-def _write_sizes(path: Path, order: list[str], sizes: Mapping[str, int | str]) -> None:
-    with atomic_write(path) as file:
-        file.writelines(f"{uid} {sizes[uid]}\n" for uid in order)
