@@ -134,6 +134,31 @@ def test_translator(make):
     assert json.loads((out / "config.json").read_text())["dropout"] == 0.1
 
 
+class Letters:
+    """A tokenizer of letters; those of the target are negative."""
+
+    pad_token_id = 0
+
+    def __call__(self, texts=None, text_target=None):
+        sign = 1 if text_target is None else -1
+        return {"input_ids": [[sign * ord(letter) for letter in text] for text in texts or text_target]}
+
+
+def test_translator_batches():
+    """Pairs come among their equals in length, each once a round; backwards every other time of the first updates."""
+    import random
+
+    pairs = [("a" * length, "b" * length) for length in range(20, 60)]
+    conf = {"steps": 10, "both_ways": 0.4, "similar_lengths": True, "noise": 0.0, "batch_size": 8}
+    batches = load("train_translator").make_batches(pairs, Letters(), conf, random.Random(0))
+    read = [next(batches) for _ in range(10)]
+    assert [bool((batch["ids"] < 0).any()) for batch in read] == [step in (1, 3) for step in range(10)]
+    assert all(bool((batch["labels"] == -ord("b")).any()) == (i not in (1, 3)) for i, batch in enumerate(read))
+    lengths = [batch["mask"].sum(1).tolist() for batch in read]
+    assert sorted(sum(lengths[:5], [])) == sorted(sum(lengths[5:], [])) == list(range(20, 60))
+    assert all(max(found) < 1.6 * min(found) for found in lengths)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_a_gpu_that_is_not_there_is_one_line(make):
     with pytest.raises(InputError, match="device: cuda, but no GPU is to be seen here"):

@@ -5,6 +5,10 @@ frozen encoder of another: the English decoder of Aligned's connector pre-traini
 recipe's grammar, those of the held-out sets excluded, or from the training sets that ``corpus:`` of its YAML names.
 What it reads can be made like a recogniser's transcripts: ``plain:`` is the share of sentences in lower case without
 punctuation, ``noise:`` and ``swaps:`` the shares of letters lost or doubled, and replaced by others.
+``similar_lengths: true`` makes batches of about equally long pairs, which pad less, each token with the same weight in
+the loss: by the mean of each batch, short sentences would weigh more and outputs become too short. In the share
+``both_ways:`` of the updates, the first, every other batch translates backwards (bidirectional training,
+arXiv 2109.07780; Marian alone).
 """
 
 import random
@@ -22,8 +26,10 @@ from training import (
     heard,
     held_out,
     held_out_sets,
+    noisy,
     result,
     run_training,
+    similar_lengths,
     spoken,
     swap_letters,
     train,
@@ -65,13 +71,38 @@ def repeating_marian(translator: str):
     return tokenizer, model
 
 
+def picked_pairs(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[list[tuple[str, str]]]:
+    """The pairs of each batch: any, or with ``similar_lengths`` of the YAML about equally long ones."""
+    if not conf.get("similar_lengths"):
+        while True:
+            yield rng.choices(pairs, k=conf["batch_size"])
+    sources = tokenizer([source for source, _ in pairs])["input_ids"]
+    targets = tokenizer(text_target=[target for _, target in pairs])["input_ids"]
+    pieces = [len(source) + len(target) for source, target in zip(sources, targets, strict=True)]
+    for group in similar_lengths(pieces, conf["batch_size"], rng):
+        yield [pairs[i] for i in group]
+
+
+def usual_pieces(pairs, tokenizer, conf: dict) -> float | None:
+    """Target pieces of an average batch, where the loss is to be divided by them instead of each batch's own."""
+    if not conf.get("similar_lengths"):
+        return None
+    targets = tokenizer(text_target=[target for _, target in pairs])["input_ids"]
+    return conf["batch_size"] * sum(map(len, targets)) / len(targets)
+
+
 def make_batches(pairs, tokenizer, conf: dict, rng: random.Random) -> Iterator[dict]:
     """Random pairs for ever, padded; labels are -100 beyond their end."""
     prefix, letters = conf.get("prefix", ""), swap_letters((source for source, _ in pairs), conf)
-    while True:
-        picked = rng.choices(pairs, k=conf["batch_size"])
-        sources = tokenizer([prefix + heard(source, conf, letters, rng) for source, _ in picked])["input_ids"]
-        targets = tokenizer(text_target=[target for _, target in picked])["input_ids"]
+    both_ways = conf.get("both_ways", 0.0) * conf["steps"]
+    for step, picked in enumerate(picked_pairs(pairs, tokenizer, conf, rng)):
+        if step < both_ways and step % 2:
+            sources = tokenizer(text_target=[noisy(target, conf.get("noise", 0.0), rng) for _, target in picked])
+            targets = tokenizer([source for source, _ in picked])
+        else:
+            sources = tokenizer([prefix + heard(source, conf, letters, rng) for source, _ in picked])
+            targets = tokenizer(text_target=[target for _, target in picked])
+        sources, targets = sources["input_ids"], targets["input_ids"]
         ids = pad_sequence([torch.tensor(s) for s in sources], True, tokenizer.pad_token_id)
         labels = pad_sequence([torch.tensor(t) for t in targets], True, -100)
         lengths = torch.tensor([len(s) for s in sources])
@@ -104,13 +135,15 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
     if conf.get("plain"):  # pieces of what it will read, too
         sources += [spoken(source) for source in sources]
     tokenizer, model = make_model(conf, sources, targets, directory)
+    usual = usual_pieces(pairs, tokenizer, conf)
 
     def loss_of(batch: dict) -> torch.Tensor:
         shifted = model.prepare_decoder_input_ids_from_labels(batch["labels"])
         with autocast(batch["ids"].device, conf["autocast"]):
             logits = model(batch["ids"], attention_mask=batch["mask"], decoder_input_ids=shifted).logits
         smoothing = conf.get("label_smoothing", 0.0)
-        return cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
+        loss = cross_entropy(logits.float().transpose(1, 2), batch["labels"], label_smoothing=smoothing)
+        return loss if usual is None else loss * (batch["labels"] >= 0).sum() / usual
 
     prefix = conf.get("prefix", "")
     batches = make_batches(pairs, tokenizer, conf, random.Random(conf["seed"]))
