@@ -190,9 +190,10 @@ quiet() { while [[ $1 == --* ]]; do echo "$1=$2" >> options; shift 2; done; loca
     (tmp_path / "cmd.sh").write_text(commands)
     training = """
 import os, sys, time
+threads = f"{os.environ['OMP_NUM_THREADS']} of {os.environ['FOUNDATION_THREADS']}"
 def note(what):
     with open("order", "a") as file:
-        file.write(f"{what} {os.path.basename(sys.argv[-1])} {os.environ['OMP_NUM_THREADS']}\\n")
+        file.write(f"{what} {os.path.basename(sys.argv[-1])} {threads}\\n")
 note("begin")
 time.sleep(0.5)
 note("end")
@@ -216,15 +217,32 @@ def order_of(folder: Path, *arguments: str) -> list[str]:
 @pytest.mark.parametrize("order", [("units", "speech"), ("speech", "units")])
 def test_a_model_that_another_needs_is_made_first(trainings, order):
     lines = order_of(trainings, *(f"exp/foundation/{name}" for name in order))
-    assert lines == ["begin speech 1", "end speech 1", "begin units 1", "end units 1"]
+    assert lines == ["begin speech 1 of 1", "end speech 1 of 1", "begin units 1 of 1", "end units 1 of 1"]
 
 
-def test_models_are_made_side_by_side_on_as_many_threads_as_there_are_jobs(trainings):
+@pytest.mark.parametrize(("nj", "expected"), [("2", ["begin", "begin", "end", "end"]), ("1", ["begin", "end"] * 2)])
+def test_models_are_made_side_by_side_on_one_thread_each(trainings, nj, expected):
     both = ["exp/foundation/speech", "exp/foundation/other"]
-    assert [line.split()[0] for line in order_of(trainings, *both)] == ["begin", "begin", "end", "end"]
-    (trainings / "order").unlink()
-    lines = order_of(trainings, "--nj", "2", "--num_threads", "2", *both)
-    assert lines == ["begin speech 2", "end speech 2", "begin other 2", "end other 2"]
+    lines = order_of(trainings, "--nj", nj, "--num_threads", "2", *both)
+    assert [line.split()[0] for line in lines] == expected
+    assert all(line.endswith("1 of 2") for line in lines)
+
+
+def test_a_training_that_is_alone_takes_all_threads(monkeypatch):
+    take, before = load("training").take_threads, torch.get_num_threads()
+
+    def seen(step, alone_after):
+        take(step, alone_after)
+        return torch.get_num_threads()
+
+    try:
+        monkeypatch.delenv("FOUNDATION_THREADS", raising=False)
+        assert seen(5, 0) == before
+        monkeypatch.setenv("FOUNDATION_THREADS", "3")
+        assert seen(5, None) == before
+        assert [seen(step, 2) for step in (0, 1, 2, 3, 0)] == [1, 1, 3, 3, 1]
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("wanted", ["device: cuda", "ngpu: 1   # the CPU where there is none"])

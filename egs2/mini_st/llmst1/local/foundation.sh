@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the tiny foundation models that a method names: exp/foundation/<name> by conf/foundation/<name>.yaml.
-# They train side by side, num_threads CPU threads each, nj threads in all; one whose YAML names another as `model:`
-# is made after that one.
+# nj train side by side, each on one CPU thread, or on num_threads from the update `alone_after` of its YAML on; one
+# whose YAML names another as `model:` is made after that one.
 #   local/foundation.sh [--nj 2] [--num_threads 1] [--dumpdir dump] [--splits "train dev test"] exp/foundation/<name>...
 set -euo pipefail
 
@@ -32,7 +32,6 @@ for dir in "$@"; do
 done
 
 read -r -a split_list <<< "${splits}"
-at_once=$((nj > num_threads ? nj / num_threads : 1))
 running=()
 # Background jobs of a script do not hear Ctrl-C; a failure of one ends the others too.
 trap 'if [ ${#running[@]} -gt 0 ]; then kill "${running[@]}" 2>/dev/null || true; fi' EXIT
@@ -45,12 +44,12 @@ train() {
     for dir in "$@"; do
         kind=$(setting "${dir}" kind)
         log "training ${dir} (${kind}); the log is ${dir}.log"
-        if [ ${#running[@]} -ge "${at_once}" ]; then finish; fi
+        if [ ${#running[@]} -ge "${nj}" ]; then finish; fi
         gpu=$(setting "${dir}" ngpu)
         if [ "$(setting "${dir}" device)" = cuda ]; then gpu=1; fi
         command="${train_cmd} --gpu 0"
         if [ "${gpu:-0}" -gt 0 ]; then command="${cuda_cmd} --gpu ${gpu}"; fi
-        OMP_NUM_THREADS=${num_threads} ${command} --num_threads "${num_threads}" "${dir}.log" \
+        OMP_NUM_THREADS=1 FOUNDATION_THREADS=${num_threads} ${command} --num_threads "${num_threads}" "${dir}.log" \
             "${PYTHON:-python3}" "local/train_${kind}.py" \
             --model_config "conf/foundation/$(basename "${dir}").yaml" --dump_dir "${dumpdir}/raw" \
             --splits "${split_list[@]:0:3}" --out_dir "${dir}" &

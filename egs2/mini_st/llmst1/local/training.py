@@ -135,6 +135,19 @@ def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]
     ]
 
 
+def take_threads(step: int, alone_after: int | None) -> None:
+    """One CPU thread up to the update ``alone_after``, then as many as foundation.sh gives; without it no change.
+
+    A number of updates instead of a look at what else runs: sums depend on how many threads share them, and a
+    training is to give the same model each time.
+    """
+    given = os.environ.get("FOUNDATION_THREADS")
+    if alone_after is not None and given:
+        threads = int(given) if step >= alone_after else 1
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+
 def train(
     model: torch.nn.Module,
     batches: Iterator[dict],
@@ -144,8 +157,11 @@ def train(
     name: str,
     directory: Path,
     device: str = "cpu",
+    alone_after: int | None = None,
 ) -> None:
     """Train for ``steps`` updates: a short warm-up, then cosine decay to zero; gradients clipped at 1.
+
+    From the update ``alone_after`` on, where it is given, no other training is beside this one.
 
     Model and batches are on ``device`` meanwhile; the model comes back to the CPU. The state is in ``directory``
     every few minutes, from where a killed training goes on, with the same result.
@@ -159,6 +175,7 @@ def train(
     started = last = time.monotonic()
     with tqdm(total=steps, initial=begun, desc=name, disable=None, mininterval=5) as bar:
         for step in range(begun, steps):
+            take_threads(step, alone_after)
             factor = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
             loss = loss_of(to_device(next(batches), device))
             loss.backward()
