@@ -101,8 +101,8 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
         if steps:
             mels, texts = [log_mel(path, features).half() for _, path, _ in part], [spoken(text) for *_, text in part]
             batches = make_batches(mels, texts, tokenizer, conf["batch_size"], random.Random(conf["seed"]))
-            place = conf.get("device", "cpu"), conf.get("alone_after")
-            train(both, batches, loss_of, steps, conf["lr"], name, directory, *place)
+            device, alone_after = conf.get("device", "cpu"), conf.get("alone_after")
+            train(both, batches, loss_of, steps, conf["lr"], name, directory, device, alone_after)
     for part in (tokenizer, features, model):
         part.save_pretrained(directory)
     return wer_results(

@@ -89,8 +89,8 @@ def train_one(conf: dict, args, directory: Path) -> list[dict]:
             return model(**batch)[0].float()
 
     batches = make_batches(mels, targets, conf["batch_size"], random.Random(conf["seed"]))
-    place = conf.get("device", "cpu"), conf.get("alone_after")
-    train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory, *place)
+    device, alone_after = conf.get("device", "cpu"), conf.get("alone_after")
+    train(model, batches, loss_of, conf["steps"], conf["lr"], name, directory, device, alone_after)
     model.frontend = frontend
     files = {"bpemodel": str(args.out_dir / "bpe.model"), "normalize": "global_mvn"}
     files["normalize_conf"] = {"stats_file": str(args.out_dir / "feats_stats.npz")}
