@@ -363,10 +363,8 @@ if in_range 6 "${skip_train}"; then
         keep_log "${dir}/train.log"
         init=$(if [ -n "${from}" ] && [ "${from}" != null ]; then echo "--init_param ${from}"; fi)
         processes=$((ngpu > 1 ? ngpu : 1))    # of a node: one per GPU
-        # Threads that wait a few milliseconds before they sleep are there sooner between small operations.
         # shellcheck disable=SC2046,SC2086
-        OMP_NUM_THREADS=${num_threads} GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000000} \
-            to_the_end ${cuda_cmd} --gpu "${ngpu}" --num_nodes "${num_nodes}" \
+        OMP_NUM_THREADS=${num_threads} to_the_end ${cuda_cmd} --gpu "${ngpu}" --num_nodes "${num_nodes}" \
             --num_threads $((num_threads * processes)) "${dir}/train.log" \
             utils/launch.sh "${processes}" "${num_nodes}" \
             -m espnet_llmst.bin.llmst_train --config "${config}" --output_dir "${dir}" --resume true \

@@ -139,7 +139,7 @@ def take_threads(step: int, alone_after: int | None) -> None:
     """One CPU thread up to the update ``alone_after``, then as many as foundation.sh gives; without it no change.
 
     A number of updates instead of a look at what else runs: sums depend on how many threads share them, and a
-    training is to give the same model each time.
+    training is not to depend on what runs beside it.
     """
     given = os.environ.get("FOUNDATION_THREADS")
     if alone_after is not None and given:
